@@ -1,0 +1,234 @@
+//! The beat: the one datagram that nodes send each other, every [`crate::times::HEARTBEAT`] and
+//! at every change.
+//!
+//! A beat is the sender's whole state, so a lost one costs nothing but time. Three conversations
+//! ride on it: leases of votes (a beat that answers one of mine lends me the sender's vote in the
+//! view it names), view agreement (propose, accept, install), and the placement of the service.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BootId, Epoch, InstanceId, NodeId, ViewId};
+use crate::vote::Bound;
+
+/// Most nodes of a cluster with the built-in engine.
+pub const MAX_NODES: usize = 16;
+/// A beat is never longer than this many bytes, so that it fits a QUIC datagram on any path.
+pub const MAX_BEAT_BYTES: usize = 1100;
+
+/// One node's state, as told to one peer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Beat {
+    /// The sender.
+    pub from: NodeId,
+    /// This life of the sender's process.
+    pub instance: InstanceId,
+    /// The boot of the sender's machine.
+    pub boot: BootId,
+    /// What the sender has read of the cluster's configuration, as a number (S8).
+    pub config_digest: u64,
+    /// Grows with every beat of this instance.
+    pub seq: u64,
+    /// The newest beat of the receiver that the sender has heard.
+    pub answers: Option<Answer>,
+    /// Nodes with which the sender has settled two-way contact.
+    pub contacts: Vec<NodeId>,
+    /// The highest epoch the sender has stored.
+    pub highest_epoch: Epoch,
+    /// The highest ring sequence the sender has stored.
+    pub ring_seq: u64,
+    /// The view the sender has installed and not left.
+    pub view: Option<Installed>,
+    /// The view the sender proposes; it is the lowest id of its members.
+    pub proposal: Option<Proposal>,
+    /// The proposal the sender has accepted: it has left every older view.
+    pub accepted: Option<Accepted>,
+    /// When the sender's services have ended after its entitlement, and what proves it.
+    pub bound: Bound,
+    /// The placement the sender has stored.
+    pub placement: Option<Placement>,
+    /// The placement that the sender, as the view's lowest id, asks all members to store.
+    pub placing: Option<Placement>,
+    /// True until the sender has proven that the service does not run on it.
+    pub running: bool,
+    /// The sender leaves: its services are stopped and it counts no vote any more.
+    pub leaving: bool,
+}
+
+/// Names one beat of one instance.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Answer {
+    /// Whose life.
+    pub instance: InstanceId,
+    /// Which beat.
+    pub seq: u64,
+}
+
+/// A view that a node has installed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Installed {
+    /// Which view.
+    pub id: ViewId,
+    /// The epoch its members agreed; each has stored it.
+    pub epoch: Epoch,
+    /// Its members, ascending.
+    pub members: Vec<NodeId>,
+    /// The sender's own vote counts in it: no node outside can count it any more (safety 1).
+    pub vote_free: bool,
+}
+
+/// A view that is to be.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Proposal {
+    /// Its id; the ring sequence is higher than any that a member has stored.
+    pub id: ViewId,
+    /// Its members, ascending.
+    pub members: Vec<NodeId>,
+}
+
+/// A member's yes to a proposal.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Accepted {
+    /// Which proposal.
+    pub id: ViewId,
+}
+
+/// Where the service belongs. Of two, the one with the higher epoch, then serial, is newer.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Placement {
+    /// The epoch in which it was decided.
+    pub epoch: Epoch,
+    /// Counts decisions within an epoch.
+    pub serial: u32,
+    /// The member that may run the service.
+    pub node: NodeId,
+}
+
+/// Bytes that are not a beat.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BeatError {
+    /// Longer than [`MAX_BEAT_BYTES`].
+    #[error("beat of {0} bytes is over the limit of {MAX_BEAT_BYTES}")]
+    TooLong(usize),
+    /// Not the encoding of a beat.
+    #[error("bytes are not a beat")]
+    Malformed,
+    /// A list of more than [`MAX_NODES`] nodes.
+    #[error("beat lists more than {MAX_NODES} nodes")]
+    TooManyNodes,
+}
+
+/// The first byte of every beat: the version of this encoding.
+const VERSION: u8 = 1;
+
+impl Beat {
+    /// The beat's bytes: a version byte, then the fields in order (postcard).
+    ///
+    /// # Errors
+    /// [`BeatError::TooLong`] if it would not fit a datagram.
+    pub fn encode(&self) -> Result<Vec<u8>, BeatError> {
+        let bytes = postcard::to_extend(self, vec![VERSION]).map_err(|_| BeatError::Malformed)?;
+        if bytes.len() > MAX_BEAT_BYTES {
+            return Err(BeatError::TooLong(bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a beat; trailing bytes are refused.
+    ///
+    /// # Errors
+    /// Every [`BeatError`], for bytes of a peer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BeatError> {
+        if bytes.len() > MAX_BEAT_BYTES {
+            return Err(BeatError::TooLong(bytes.len()));
+        }
+        let Some((&VERSION, rest)) = bytes.split_first() else {
+            return Err(BeatError::Malformed);
+        };
+        let (beat, rest): (Self, &[u8]) =
+            postcard::take_from_bytes(rest).map_err(|_| BeatError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(BeatError::Malformed);
+        }
+        let lists = [
+            Some(&beat.contacts),
+            beat.view.as_ref().map(|view| &view.members),
+            beat.proposal.as_ref().map(|proposal| &proposal.members),
+        ];
+        if lists.into_iter().flatten().any(|nodes| nodes.len() > MAX_NODES) {
+            return Err(BeatError::TooManyNodes);
+        }
+        Ok(beat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::RingId;
+    use crate::vote::WatchdogClass;
+
+    fn largest() -> Beat {
+        let nodes: Vec<NodeId> = (0..16).map(|n| NodeId(u32::MAX - n)).collect();
+        let id = ViewId { ring: RingId::new(u32::MAX, u64::MAX), nonce: u64::MAX };
+        let placement =
+            Placement { epoch: Epoch(u64::MAX), serial: u32::MAX, node: NodeId(u32::MAX) };
+        Beat {
+            from: NodeId(u32::MAX),
+            instance: InstanceId(u64::MAX),
+            boot: BootId(u128::MAX),
+            config_digest: u64::MAX,
+            seq: u64::MAX,
+            answers: Some(Answer { instance: InstanceId(u64::MAX), seq: u64::MAX }),
+            contacts: nodes.clone(),
+            highest_epoch: Epoch(u64::MAX),
+            ring_seq: u64::MAX,
+            view: Some(Installed {
+                id,
+                epoch: Epoch(u64::MAX),
+                members: nodes.clone(),
+                vote_free: true,
+            }),
+            proposal: Some(Proposal { id, members: nodes }),
+            accepted: Some(Accepted { id }),
+            bound: Bound { class: WatchdogClass::C, bound_ms: u32::MAX },
+            placement: Some(placement),
+            placing: Some(placement),
+            running: true,
+            leaving: true,
+        }
+    }
+
+    #[test]
+    fn the_largest_beat_fits_and_comes_back() {
+        let beat = largest();
+        let bytes = beat.encode().unwrap();
+        assert_eq!(Beat::decode(&bytes), Ok(beat));
+    }
+
+    #[test]
+    fn every_truncation_and_every_longer_text_is_refused() {
+        let mut bytes = largest().encode().unwrap();
+        for cut in 0..bytes.len() {
+            assert!(Beat::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        bytes.push(0);
+        assert_eq!(Beat::decode(&bytes), Err(BeatError::Malformed));
+    }
+
+    #[test]
+    fn lists_longer_than_a_cluster_are_refused() {
+        let mut beat = largest();
+        beat.view = None;
+        beat.contacts.push(NodeId(1));
+        assert_eq!(Beat::decode(&beat.encode().unwrap()), Err(BeatError::TooManyNodes));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1200)) {
+            let _ = Beat::decode(&bytes);
+        }
+    }
+}
