@@ -1,0 +1,202 @@
+//! One connection: what it has said, what it was told, and when it is overdue.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use protocol::ids::{ClusterName, Epoch, NodeId, RingId, ViewId};
+use protocol::qnet::{Hello, NodeInfo};
+use protocol::time::Time;
+use protocol::times;
+use protocol::vote::{Algorithm, Heuristics, TieBreaker, Vote};
+
+use super::{ClientId, CloseReason, Peer, Settings};
+
+/// How far the transport has come.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Transport {
+    /// Plain text.
+    Plain,
+    /// StartTLS has been read, the handshake is under way.
+    Handshaking,
+    /// TLS is on; with whom, where a certificate is asked for.
+    Secure(Option<Peer>),
+}
+
+/// What a client said in Init.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    pub(super) cluster: ClusterName,
+    pub(super) node: NodeId,
+    pub(super) algorithm: Algorithm,
+    pub(super) tie_breaker: TieBreaker,
+    pub(super) hello: Option<Hello>,
+    /// The first Preinit's sequence number: tells a reconnect from a restart (safety 7).
+    pub(super) preinit_seq: u32,
+}
+
+/// The last vote that a client was told for its current view.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Told {
+    pub(super) vote: Vote,
+    /// The sequence number of the vote info.
+    pub(super) seq: u32,
+    /// The epoch of the grant, with an ACK to an own client.
+    pub(super) epoch: Option<Epoch>,
+    pub(super) at: Time,
+    pub(super) confirmed: bool,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) id: ClientId,
+    pub(super) address: String,
+    pub(super) transport: Transport,
+    pub(super) preinit: Option<(ClusterName, u32)>,
+    pub(super) membership: Option<Membership>,
+    pub(super) connected: Time,
+    pub(super) last_heard: Time,
+    pub(super) heartbeat: Duration,
+    pub(super) keep_active_partition: bool,
+
+    pub(super) config: Vec<NodeInfo>,
+    pub(super) config_version: Option<u64>,
+    pub(super) members: BTreeSet<NodeId>,
+    pub(super) view: ViewId,
+    /// The view's epoch as its members agreed it.
+    pub(super) view_epoch: Epoch,
+    /// When the present configuration or view was reported, or Init done: for the stability limit.
+    pub(super) lists_since: Time,
+    pub(super) membership_heuristics: Heuristics,
+    pub(super) regular_heuristics: Heuristics,
+    pub(super) heuristics: Heuristics,
+    pub(super) heuristics_failed_before: bool,
+    pub(super) quorate: bool,
+    /// A stock host may count the vote: it was sent an ACK or said quorate=1 since its last
+    /// quorate=0 list (F7).
+    pub(super) host_counts: bool,
+
+    /// The newest echo request with a renewal: leases are counted from its sending (safety 9).
+    pub(super) anchor: Option<u32>,
+    /// When an own client last asked for a renewal or reported.
+    pub(super) renewed: Time,
+    pub(super) vote_infos: u32,
+    pub(super) told: Option<Told>,
+    /// The echo reply that an unconfirmed stock loser does not get (F6).
+    pub(super) withheld: Option<Vec<u8>>,
+    /// The last vote of any message, for the stock tool's list.
+    pub(super) last_sent: Option<Vote>,
+    pub(super) last_ack_nack: Option<Vote>,
+}
+
+impl Client {
+    pub(super) fn new(id: ClientId, address: String, now: Time, settings: &Settings) -> Self {
+        Self {
+            id,
+            address,
+            transport: Transport::Plain,
+            preinit: None,
+            membership: None,
+            connected: now,
+            last_heard: now,
+            heartbeat: Duration::from_millis(u64::from(settings.heartbeat_max_ms)),
+            keep_active_partition: settings.keep_active_partition,
+            config: Vec::new(),
+            config_version: None,
+            members: BTreeSet::new(),
+            view: ViewId::default(),
+            view_epoch: Epoch::default(),
+            lists_since: now,
+            membership_heuristics: Heuristics::Undefined,
+            regular_heuristics: Heuristics::Undefined,
+            heuristics: Heuristics::Undefined,
+            heuristics_failed_before: false,
+            quorate: false,
+            host_counts: false,
+            anchor: None,
+            renewed: now,
+            vote_infos: 0,
+            told: None,
+            withheld: None,
+            last_sent: None,
+            last_ack_nack: None,
+        }
+    }
+
+    pub(super) fn joined_cluster(&self) -> Option<ClusterName> {
+        self.membership.as_ref().map(|m| m.cluster.clone())
+    }
+
+    pub(super) fn node(&self) -> Option<NodeId> {
+        self.membership.as_ref().map(|m| m.node)
+    }
+
+    pub(super) fn hello(&self) -> Option<&Hello> {
+        self.membership.as_ref().and_then(|m| m.hello.as_ref())
+    }
+
+    /// It negotiated leases.
+    pub(super) fn is_own(&self) -> bool {
+        self.hello().is_some()
+    }
+
+    pub(super) fn ring(&self) -> RingId {
+        self.view.ring
+    }
+
+    pub(super) fn config_ids(&self) -> BTreeSet<NodeId> {
+        self.config.iter().map(|info| info.node).collect()
+    }
+
+    /// How long this client may be silent before it no longer takes part in decisions. A stock
+    /// client takes part as long as it is connected.
+    pub(super) fn silent_at(&self) -> Time {
+        if self.is_own() { self.renewed + times::CLIENT_SILENCE } else { Time::NEVER }
+    }
+
+    /// How long a rival for its node id has to see it silent before it is replaced (F14).
+    pub(super) fn rival_patience(&self) -> Duration {
+        if self.is_own() {
+            times::CLIENT_SILENCE
+        } else {
+            self.heartbeat + (self.heartbeat / 10).max(Duration::from_millis(500))
+        }
+    }
+
+    /// It has sent the list that Init is followed by, and the one that names its view.
+    pub(super) fn has_lists(&self) -> bool {
+        !self.config.is_empty() && !self.members.is_empty()
+    }
+
+    pub(super) fn hear_heuristics(&mut self, result: Heuristics) {
+        self.heuristics_failed_before =
+            self.heuristics == Heuristics::Fail && result == Heuristics::Fail;
+        self.heuristics = result;
+    }
+
+    fn dead_at(&self, settings: &Settings) -> Time {
+        if settings.dpd_enabled {
+            self.last_heard + self.heartbeat * settings.dpd_percent / 100
+        } else {
+            Time::NEVER
+        }
+    }
+
+    pub(super) fn deadline(&self, settings: &Settings) -> Option<Time> {
+        let greeting = match self.membership {
+            None => self.connected + settings.greeting_limit,
+            Some(_) => Time::NEVER,
+        };
+        Some(greeting.min(self.dead_at(settings)))
+    }
+
+    pub(super) fn overdue(&self, now: Time, settings: &Settings) -> Option<CloseReason> {
+        if self.membership.is_none() && now >= self.connected + settings.greeting_limit {
+            Some(CloseReason::TooSlow)
+        } else if now >= self.dead_at(settings) {
+            Some(CloseReason::Silent)
+        } else {
+            None
+        }
+    }
+}

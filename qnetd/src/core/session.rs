@@ -1,0 +1,586 @@
+//! What each message of a client does, in the order and with the answers of the stock daemon
+//! (wire 2.5, 2.6), except where that is a hazard: a cluster name and a node id are fixed once
+//! they are proven (8.9), a reconnecting process replaces its old connection (8.14), and a list
+//! that changes nothing never takes a vote away (8.10).
+
+use protocol::ids::{ClusterName, NodeId, ViewId};
+use protocol::qnet::{
+    ArbiterHello, ErrorCode, Frame, Grant, Message, MessageType, NodeListType, Options, Renewal,
+    TlsSupport, numbers, stock_options, supported_messages,
+};
+use protocol::time::Time;
+use protocol::times;
+use protocol::vote::{Algorithm, Heuristics, Vote};
+
+use super::client::{Client, Membership, Transport};
+use super::cluster::{Cluster, Rival};
+use super::decide::{check_config_list, check_membership_list, heuristics_reply, list_reply};
+use super::ledger::Ledger;
+use super::{Action, Arbiter, ClientId, CloseReason, Peer};
+
+const ALGORITHMS: std::ops::RangeInclusive<u16> = 0..=3;
+
+/// A rejected message: the code, and whether the stock server names the sequence number.
+type Refusal = ErrorCode;
+
+impl Arbiter {
+    pub(super) fn too_long(&mut self, now: Time, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.last_heard = now;
+            self.refuse(id, None, ErrorCode::MessageTooLong);
+        }
+    }
+
+    pub(super) fn secured(&mut self, now: Time, id: ClientId, identity: Option<Peer>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        // The handshake is the proof, so the name is compared here and never again (S9).
+        let named = client.preinit.as_ref().map(|(name, _)| name);
+        let foreign = identity.as_ref().is_some_and(|peer| Some(&peer.cluster) != named);
+        client.transport = Transport::Secure(identity);
+        if foreign {
+            self.close(now, id, CloseReason::WrongIdentity);
+        }
+    }
+
+    pub(super) fn received(&mut self, now: Time, id: ClientId, frame: &Frame) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.last_heard = now;
+        let Some(kind) = MessageType::from_u16(frame.kind) else {
+            self.refuse(id, None, ErrorCode::UnsupportedMessage);
+            return;
+        };
+        let message = match Message::decode(frame) {
+            Ok(message) => message,
+            Err(error) => {
+                self.refuse(id, error.seq, ErrorCode::ErrorDecodingMessage);
+                return;
+            }
+        };
+        let seq = message.options.seq;
+        let result = match kind {
+            MessageType::Preinit => self.preinit(id, message.options),
+            MessageType::StartTls => self.start_tls(now, id),
+            MessageType::Init => self.init(now, id, message.options),
+            MessageType::SetOption => self.set_option(id, &message.options),
+            MessageType::EchoRequest => self.echo(now, id, frame, &message.options),
+            MessageType::NodeList => self.node_list(now, id, message.options),
+            MessageType::AskForVote => self.ask_for_vote(id, &message.options),
+            MessageType::VoteInfoReply => self.vote_info_reply(now, id, &message.options),
+            MessageType::HeuristicsChange => self.heuristics_change(now, id, &message.options),
+            MessageType::PreinitReply
+            | MessageType::InitReply
+            | MessageType::ServerError
+            | MessageType::SetOptionReply
+            | MessageType::EchoReply
+            | MessageType::NodeListReply
+            | MessageType::AskForVoteReply
+            | MessageType::VoteInfo
+            | MessageType::HeuristicsChangeReply => Err(ErrorCode::UnexpectedMessage),
+        };
+        if let Err(code) = result {
+            self.refuse(id, seq, code);
+        }
+    }
+
+    fn refuse(&mut self, client: ClientId, seq: Option<u32>, code: Refusal) {
+        let bytes = Message::server_error(seq, code).encode();
+        self.actions.push_back(Action::Send { client, bytes });
+    }
+
+    fn send(&mut self, client: ClientId, message: &Message) {
+        self.actions.push_back(Action::Send { client, bytes: message.encode() });
+    }
+
+    fn client_mut(&mut self, id: ClientId) -> Result<&mut Client, Refusal> {
+        self.clients.get_mut(&id).ok_or(ErrorCode::InternalError)
+    }
+
+    fn preinit(&mut self, id: ClientId, options: Options) -> Result<(), Refusal> {
+        let (tls, cert) = (self.settings.tls, self.settings.client_cert_required);
+        let client = self.client_mut(id)?;
+        if client.transport != Transport::Plain || client.membership.is_some() {
+            return Err(ErrorCode::UnexpectedMessage);
+        }
+        let name = options.cluster_name.ok_or(ErrorCode::RequiredOptionMissing)?;
+        client.preinit = Some((name, options.seq.unwrap_or(0)));
+        let mut reply = Message::new(MessageType::PreinitReply, options.seq);
+        reply.options.tls_supported = Some(tls);
+        reply.options.tls_client_cert_required = Some(u8::from(cert));
+        self.send(id, &reply);
+        Ok(())
+    }
+
+    fn start_tls(&mut self, now: Time, id: ClientId) -> Result<(), Refusal> {
+        let tls = self.settings.tls;
+        let client = self.client_mut(id)?;
+        if client.preinit.is_none() {
+            return Err(ErrorCode::PreinitRequired);
+        }
+        if client.transport != Transport::Plain || client.membership.is_some() {
+            return Err(ErrorCode::UnexpectedMessage);
+        }
+        if tls == TlsSupport::Unsupported {
+            self.close(now, id, CloseReason::TlsUnavailable);
+            return Ok(());
+        }
+        client.transport = Transport::Handshaking;
+        self.actions.push_back(Action::StartTls { client: id });
+        Ok(())
+    }
+
+    /// Types 3, 6, 8, 10, 12, 15 and 16 need TLS where it is required.
+    fn check_tls(&mut self, id: ClientId) -> Result<(), Refusal> {
+        let required = self.settings.tls == TlsSupport::Required;
+        let client = self.client_mut(id)?;
+        match client.transport {
+            Transport::Secure(_) => Ok(()),
+            Transport::Plain | Transport::Handshaking if required => Err(ErrorCode::TlsRequired),
+            Transport::Plain | Transport::Handshaking => Ok(()),
+        }
+    }
+
+    /// The cluster and node of a client that has passed Init.
+    fn joined(&mut self, id: ClientId) -> Result<(ClusterName, NodeId), Refusal> {
+        self.check_tls(id)?;
+        let membership = self.client_mut(id)?.membership.as_ref();
+        membership.map(|m| (m.cluster.clone(), m.node)).ok_or(ErrorCode::InitRequired)
+    }
+
+    fn init(&mut self, now: Time, id: ClientId, options: Options) -> Result<(), Refusal> {
+        self.check_tls(id)?;
+        let (lists, seq) = (
+            (options.supported_messages.is_some(), options.supported_options.is_some()),
+            options.seq,
+        );
+        let own = options.hello.is_some();
+        let code = match self.admit(now, id, options) {
+            Ok(()) => ErrorCode::NoError,
+            Err(code) => code,
+        };
+        let mut reply = Message::new(MessageType::InitReply, seq);
+        reply.options.error_code = Some(code as u16);
+        reply.options.supported_messages = lists.0.then(supported_messages);
+        reply.options.supported_options = lists.1.then(stock_options);
+        reply.options.max_request_bytes = Some(self.settings.max_message_bytes);
+        reply.options.max_reply_bytes = Some(self.settings.max_reply_bytes);
+        reply.options.supported_algorithms = Some(ALGORITHMS.collect());
+        reply.options.arbiter_hello =
+            own.then_some(ArbiterHello { id: self.memory.arbiter, boot: self.memory.boot });
+        self.send(id, &reply);
+        let named = self.clients.get(&id).and_then(|client| client.preinit.clone());
+        if let Some((name, _)) = named {
+            self.settle(now, &name);
+        }
+        Ok(())
+    }
+
+    /// The checks of Init in the stock daemon's order: a check reports only if none before it
+    /// did, but the heartbeat's range and the algorithm are looked at even then.
+    fn admit(&mut self, now: Time, id: ClientId, options: Options) -> Result<(), Refusal> {
+        let (min, max) = (self.settings.heartbeat_min_ms, self.settings.heartbeat_max_ms);
+        let client = self.client_mut(id)?;
+        let missing = |absent: bool| absent.then_some(ErrorCode::RequiredOptionMissing);
+        let mut code = client.preinit.is_none().then_some(ErrorCode::PreinitRequired);
+        code = code.or(missing(options.node_id.is_none()));
+        code = code.or(missing(options.ring.is_none()));
+        let heartbeat_ms = options.heartbeat_ms.unwrap_or(0);
+        if code.is_none() && options.heartbeat_ms.is_none() {
+            code = Some(ErrorCode::RequiredOptionMissing);
+        } else if !(min..=max).contains(&heartbeat_ms) {
+            code = Some(ErrorCode::InvalidHeartbeatInterval);
+        }
+        code = code.or(missing(options.tie_breaker.is_none()));
+        let algorithm = numbers::algorithm_from_number(options.algorithm.unwrap_or(0));
+        if code.is_none() && options.algorithm.is_none() {
+            code = Some(ErrorCode::RequiredOptionMissing);
+        } else if algorithm.is_none() {
+            code = Some(ErrorCode::UnsupportedDecisionAlgorithm);
+        }
+        if let Some(code) = code {
+            return Err(code);
+        }
+        let (Some((cluster, preinit_seq)), Some(node), Some(ring), Some(tie_breaker)) =
+            (client.preinit.clone(), options.node_id, options.ring, options.tie_breaker)
+        else {
+            return Err(ErrorCode::InternalError);
+        };
+        let algorithm = algorithm.ok_or(ErrorCode::InternalError)?;
+        let node = NodeId(node);
+        // Correction: nothing of a second Init is taken over (wire 2.5).
+        if client.membership.is_some() {
+            return Err(ErrorCode::DuplicateNodeId);
+        }
+        let membership =
+            Membership { cluster, node, algorithm, tie_breaker, hello: options.hello, preinit_seq };
+        if !self.identity_allows(id, node) {
+            self.close(now, id, CloseReason::WrongIdentity);
+            return Err(ErrorCode::InternalError);
+        }
+        self.check_cluster(now, id, &membership)?;
+        let client = self.client_mut(id)?;
+        client.heartbeat = std::time::Duration::from_millis(u64::from(heartbeat_ms));
+        client.view = ViewId { ring, nonce: 0 };
+        client.renewed = now;
+        client.lists_since = now;
+        self.join(now, id, membership);
+        Ok(())
+    }
+
+    fn identity_allows(&self, id: ClientId, node: NodeId) -> bool {
+        match self.clients.get(&id).map(|client| &client.transport) {
+            Some(Transport::Secure(Some(peer))) => peer.node.is_none_or(|bound| bound == node),
+            Some(Transport::Plain | Transport::Handshaking | Transport::Secure(None)) => true,
+            None => false,
+        }
+    }
+
+    /// A newcomer must agree with every client of its cluster, and its node id must be its own.
+    fn check_cluster(&mut self, now: Time, id: ClientId, new: &Membership) -> Result<(), Refusal> {
+        let Some(cluster) = self.clusters.get(&new.cluster) else { return Ok(()) };
+        let joined: Vec<ClientId> = cluster.joined.values().copied().collect();
+        for other in joined {
+            let Some(client) = self.clients.get(&other) else { continue };
+            let Some(old) = &client.membership else { continue };
+            if old.node == new.node {
+                if self.replaces(now, other, new) {
+                    self.close(now, other, CloseReason::Replaced);
+                    continue;
+                }
+                return Err(ErrorCode::DuplicateNodeId);
+            }
+            if old.tie_breaker != new.tie_breaker {
+                return Err(ErrorCode::TieBreakerDiffers);
+            }
+            if old.algorithm != new.algorithm {
+                return Err(ErrorCode::AlgorithmDiffers);
+            }
+        }
+        let _ = id;
+        Ok(())
+    }
+
+    /// A second connection for a node id takes over at once if it is the same process, and else
+    /// once the old one has been silent since the first attempt for long enough (F14). Bounds are
+    /// kept either way: only a confirmed loss ends one (safety 7).
+    fn replaces(&mut self, now: Time, old: ClientId, new: &Membership) -> bool {
+        let Some(client) = self.clients.get(&old) else { return true };
+        let Some(membership) = &client.membership else { return true };
+        let same_process = match (&membership.hello, &new.hello) {
+            (Some(old), Some(new)) => old.instance == new.instance,
+            (None, None) => {
+                new.algorithm == Algorithm::Ffsplit
+                    && new.preinit_seq > 1
+                    && new.preinit_seq >= membership.preinit_seq
+            }
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if same_process {
+            return true;
+        }
+        let (heard, patience) = (client.last_heard, client.rival_patience());
+        let Some(cluster) = self.clusters.get_mut(&new.cluster) else { return true };
+        let rival = cluster.rivals.entry(new.node).or_insert(Rival { since: now, alarm: false });
+        if heard > rival.since {
+            *rival = Rival { since: now, alarm: true };
+            let node = new.node;
+            let text = format!(
+                "node {node} is claimed by two live processes: neither has the vote; \
+                 find out which machine uses the other's certificate"
+            );
+            self.actions.push_back(Action::Decided { cluster: new.cluster.clone(), text });
+            return false;
+        }
+        now >= rival.since + patience
+    }
+
+    fn join(&mut self, now: Time, id: ClientId, membership: Membership) {
+        let (name, node) = (membership.cluster.clone(), membership.node);
+        let (started, bound) = (self.started, self.settings.unknown_bound);
+        let unknown = || Cluster::new(Ledger::unknown(started, bound));
+        let cluster = self.clusters.entry(name).or_insert_with(unknown);
+        cluster.joined.insert(node, id);
+        cluster.rivals.remove(&node);
+        if let Some(hello) = &membership.hello {
+            cluster.ledger.hear_epoch(node, hello.highest_epoch);
+            if let Some(held) = hello.held.filter(|held| held.remaining_ms > 0) {
+                cluster.ledger.present(now, node, (held.grant, held.view), bound);
+            }
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.membership = Some(membership);
+        }
+    }
+
+    fn set_option(&mut self, id: ClientId, options: &Options) -> Result<(), Refusal> {
+        self.joined(id)?;
+        let (min, max) = (self.settings.heartbeat_min_ms, self.settings.heartbeat_max_ms);
+        let client = self.client_mut(id)?;
+        if let Some(ms) = options.heartbeat_ms {
+            if !(min..=max).contains(&ms) {
+                return Err(ErrorCode::InvalidHeartbeatInterval);
+            }
+            client.heartbeat = std::time::Duration::from_millis(u64::from(ms));
+        }
+        if let Some(keep) = options.keep_active_partition {
+            client.keep_active_partition = keep;
+        }
+        let mut reply = Message::new(MessageType::SetOptionReply, options.seq);
+        reply.options.heartbeat_ms = options.heartbeat_ms;
+        reply.options.keep_active_partition = options.keep_active_partition;
+        self.send(id, &reply);
+        Ok(())
+    }
+
+    /// An echo is mirrored; with a renewal in it, it anchors the client's lease and, while the
+    /// grant stands for the client, extends it.
+    fn echo(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        frame: &Frame,
+        options: &Options,
+    ) -> Result<(), Refusal> {
+        let (name, node) = self.joined(id)?;
+        let mut extra = Options::default();
+        let mut settle = false;
+        if let (Some(renewal), Some(seq)) = (options.renewal, options.seq) {
+            (extra, settle) = self.renewal(now, id, (&name, node), renewal, seq)?;
+        }
+        // An unconfirmed stock loser hears nothing until it confirms or is closed (F6).
+        let client = self.client_mut(id)?;
+        let told = client.told.filter(|told| told.vote == Vote::Nack);
+        let unconfirmed = told.is_some_and(|told| !told.confirmed) || client.host_counts;
+        if client.is_own() || told.is_none() || !unconfirmed {
+            let bytes = frame.echo_reply(&extra);
+            self.actions.push_back(Action::Send { client: id, bytes });
+        } else {
+            client.withheld = Some(frame.echo_reply(&extra));
+        }
+        if settle {
+            self.settle(now, &name);
+        }
+        Ok(())
+    }
+
+    /// Anchors a client's leases at the sending of echo `seq`, and extends its lease of the
+    /// current grant if it may go on. Returns what to add to the reply, and whether the client's
+    /// return changes what is decided.
+    fn renewal(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        (name, node): (&ClusterName, NodeId),
+        renewal: Renewal,
+        seq: u32,
+    ) -> Result<(Options, bool), Refusal> {
+        let client = self.clients.get_mut(&id).ok_or(ErrorCode::InternalError)?;
+        let cluster = self.clusters.get_mut(name).ok_or(ErrorCode::InternalError)?;
+        let mut settle = client.anchor.is_none() || client.silent_at() <= now;
+        client.anchor = Some(seq);
+        client.renewed = now;
+        cluster.ledger.hear_epoch(node, renewal.highest_epoch);
+        let mut extra = Options { epoch: Some(cluster.ledger.epoch()), ..Options::default() };
+        let leaves = cluster.ledger.writing().is_some_and(|next| !next.nodes.contains(&node));
+        let asked = (renewal.grant, renewal.view);
+        let stands = cluster.ledger.current().filter(|r| (r.grant, r.view) == asked).cloned();
+        match (client.told.map(|told| (told.vote, told.at)), stands) {
+            (Some((Vote::Nack, _)), _) => {}
+            (_, Some(record)) if cluster.ledger.may_reissue(node) && !leaves => {
+                cluster.ledger.renew(now, node);
+                let (id, view, lease_ms) = (record.grant, record.view, record.lease_ms);
+                extra.grant = Some(Grant { id, view, lease_ms, anchor: seq });
+            }
+            // It was told yes and does not hold the lease: that yes came too late to be worth
+            // anything, and is said again.
+            (Some((Vote::Ack, at)), None) if now >= at + times::RENEWAL * 2 => {
+                client.told = None;
+                settle = true;
+            }
+            (_, Some(_) | None) => {}
+        }
+        Ok((extra, settle))
+    }
+
+    fn node_list(&mut self, now: Time, id: ClientId, options: Options) -> Result<(), Refusal> {
+        let (name, node) = self.joined(id)?;
+        let list = options.list_type.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let seq = options.seq.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let vote = match list {
+            NodeListType::InitialConfig | NodeListType::ChangedConfig => {
+                self.config_list(now, id, node, list, options)?
+            }
+            NodeListType::Membership => self.membership_list(now, id, node, options)?,
+            NodeListType::Quorum => self.quorum_list(now, id, &options)?,
+        };
+        self.settle(now, &name);
+        let client = self.client_mut(id)?;
+        // A vote info for this list may be on its way before the reply to it: "wait" behind it
+        // would make a stock client stop casting that vote (wire 2.4, hazard 8.10).
+        let is_told = vote == Vote::WaitForReply && client.told.is_some();
+        let vote = if is_told { Vote::NoChange } else { vote };
+        client.last_sent = Some(vote);
+        let mut reply = Message::new(MessageType::NodeListReply, Some(seq));
+        reply.options.list_type = Some(list);
+        reply.options.ring = Some(client.ring());
+        reply.options.vote = Some(vote);
+        self.send(id, &reply);
+        if list == NodeListType::Quorum {
+            self.confirm(now, &name, id);
+            self.release_withheld(id);
+        }
+        Ok(())
+    }
+
+    fn config_list(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        node: NodeId,
+        list: NodeListType,
+        options: Options,
+    ) -> Result<Vote, Refusal> {
+        let client = self.client_mut(id)?;
+        let algorithm = client.membership.as_ref().map(|m| m.algorithm);
+        let algorithm = algorithm.ok_or(ErrorCode::InitRequired)?;
+        let nodes = options.nodes.iter().map(|info| info.node).collect();
+        check_config_list(algorithm, node, &nodes)?;
+        if client.config_ids() != nodes {
+            client.lists_since = now;
+        }
+        client.config = options.nodes;
+        client.config_version = options.config_version;
+        let members = !client.members.is_empty();
+        // A list that changes nothing never takes a vote away (8.10).
+        Ok(list_reply(algorithm, list, true, members).unwrap_or(Vote::NoChange))
+    }
+
+    fn membership_list(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        node: NodeId,
+        options: Options,
+    ) -> Result<Vote, Refusal> {
+        let client = self.client_mut(id)?;
+        let algorithm = client.membership.as_ref().map(|m| m.algorithm);
+        let algorithm = algorithm.ok_or(ErrorCode::InitRequired)?;
+        let ring = options.ring.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let members = options.nodes.iter().map(|info| info.node).collect();
+        check_membership_list(algorithm, node, &members)?;
+        let nonce = options.view_note.map_or(0, |note| note.nonce);
+        client.view = ViewId { ring, nonce };
+        client.members = members;
+        client.lists_since = now;
+        client.renewed = now;
+        // The client waits for a vote of this ring, whatever it was told for another (2.4); and a
+        // confirmation that has not been used is void (safety 6).
+        client.told = None;
+        client.membership_heuristics = options.heuristics.unwrap_or_default();
+        client.hear_heuristics(options.heuristics.unwrap_or_default());
+        let note = options.view_note;
+        client.view_epoch = note.map(|note| note.epoch).unwrap_or_default();
+        let config = !client.config.is_empty();
+        let name = client.joined_cluster().ok_or(ErrorCode::InitRequired)?;
+        if let Some(cluster) = self.clusters.get_mut(&name) {
+            match note {
+                Some(note) => cluster.ledger.hear_epoch(node, note.highest_epoch),
+                None => cluster.ledger.hear_report(node),
+            }
+        }
+        let reply = list_reply(algorithm, NodeListType::Membership, config, true);
+        Ok(reply.unwrap_or(Vote::WaitForReply))
+    }
+
+    fn quorum_list(&mut self, now: Time, id: ClientId, options: &Options) -> Result<Vote, Refusal> {
+        let quorate = options.quorate.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let client = self.client_mut(id)?;
+        client.quorate = quorate;
+        client.renewed = now;
+        // What the host counts is what it says, unless an ACK is on its way to it.
+        client.host_counts = quorate || client.told.is_some_and(|told| told.vote == Vote::Ack);
+        let (stock, view) = (!client.is_own() && quorate, client.view);
+        let (name, node) = self.joined(id)?;
+        if let Some(cluster) = self.clusters.get_mut(&name).filter(|_| stock) {
+            cluster.ledger.counts(node, view);
+        }
+        Ok(Vote::NoChange)
+    }
+
+    /// Correction: lms runs no decision for the one that asks; it is told its last vote again.
+    fn ask_for_vote(&mut self, id: ClientId, options: &Options) -> Result<(), Refusal> {
+        self.joined(id)?;
+        let seq = options.seq.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let client = self.client_mut(id)?;
+        let algorithm = client.membership.as_ref().map(|m| m.algorithm);
+        let vote = match algorithm {
+            Some(Algorithm::Ffsplit) => return Err(ErrorCode::UnsupportedDecisionAlgorithmMessage),
+            Some(Algorithm::Test) => Vote::Ack,
+            Some(Algorithm::Lms | Algorithm::TwoNodeLms) | None => {
+                client.told.map_or(Vote::AskLater, |told| told.vote)
+            }
+        };
+        client.last_sent = Some(vote);
+        let mut reply = Message::new(MessageType::AskForVoteReply, Some(seq));
+        reply.options.vote = Some(vote);
+        reply.options.ring = Some(client.ring());
+        self.send(id, &reply);
+        Ok(())
+    }
+
+    fn vote_info_reply(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        options: &Options,
+    ) -> Result<(), Refusal> {
+        let (name, _) = self.joined(id)?;
+        let seq = options.seq.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let client = self.client_mut(id)?;
+        if let Some(told) = client.told.as_mut().filter(|told| told.seq == seq && !told.confirmed) {
+            told.confirmed = true;
+            self.confirm(now, &name, id);
+            self.release_withheld(id);
+        }
+        Ok(())
+    }
+
+    fn heuristics_change(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        options: &Options,
+    ) -> Result<(), Refusal> {
+        let (name, _) = self.joined(id)?;
+        let seq = options.seq.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let result = options.heuristics.ok_or(ErrorCode::RequiredOptionMissing)?;
+        let client = self.client_mut(id)?;
+        client.regular_heuristics = result;
+        client.renewed = now;
+        client.hear_heuristics(result);
+        let algorithm = client.membership.as_ref().map(|m| m.algorithm);
+        let (config, members) = (!client.config.is_empty(), !client.members.is_empty());
+        let reply = algorithm.and_then(|algorithm| heuristics_reply(algorithm, config, members));
+        let vote = reply.unwrap_or(Vote::NoChange);
+        client.last_sent = Some(vote);
+        self.settle(now, &name);
+        let ring = self.client_mut(id)?.ring();
+        let mut reply = Message::new(MessageType::HeuristicsChangeReply, Some(seq));
+        reply.options.vote = Some(vote);
+        reply.options.ring = Some(ring);
+        reply.options.heuristics = Some(result).filter(|result| *result != Heuristics::Undefined);
+        self.send(id, &reply);
+        Ok(())
+    }
+
+    /// The echo reply that was held back from a stock loser, once its loss counts (F6).
+    fn release_withheld(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let told_no = client.told.is_some_and(|told| told.vote == Vote::Nack && !told.confirmed);
+        if !told_no
+            && !client.host_counts
+            && let Some(bytes) = client.withheld.take()
+        {
+            self.actions.push_back(Action::Send { client: id, bytes });
+        }
+    }
+}
