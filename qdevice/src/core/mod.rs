@@ -1,0 +1,366 @@
+//! The device's machine.
+//!
+//! [`Device::handle`] takes facts in, [`Device::next_action`] gives duties out in order,
+//! [`Device::deadline`] says when to call again with [`Event::Timeout`]. `session` is the
+//! conversation with the arbiter; `ballot` is what is cast for the host, and until when.
+//!
+//! Nothing that an arbiter says ends the device: it closes the connection, says why, and tries
+//! again.
+
+mod ballot;
+mod lists;
+mod session;
+mod snapshot;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use protocol::host::{DeviceSettings, FromHost, HostQuorum, HostView, Welcome};
+use protocol::ids::{ArbiterId, Epoch, GrantId, InstanceId, ViewId};
+use protocol::qnet::{Frame, HostKind};
+use protocol::rng::Rng;
+use protocol::status::DeviceStatus;
+use protocol::time::Time;
+use protocol::times;
+use protocol::vote::Heuristics;
+
+use ballot::Ballot;
+use session::Session;
+pub use snapshot::{HeuristicsResults, Snapshot, State};
+
+/// Everything that can happen to a device.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The host has said something. The first thing is its welcome.
+    Host(FromHost),
+    /// The host is gone.
+    HostDown,
+    /// The connection of the last [`Action::Connect`] stands.
+    Connected,
+    /// It could not be made.
+    ConnectFailed {
+        /// For people.
+        reason: String,
+    },
+    /// The TLS handshake of the last [`Action::StartTls`] is done.
+    Secured,
+    /// A whole message arrived.
+    Received(Frame),
+    /// The connection is gone.
+    Closed {
+        /// For people.
+        reason: String,
+    },
+    /// The commands of [`Action::RunHeuristics`] have ended, or were late.
+    Heuristics {
+        /// Which run.
+        run: u64,
+        /// All passed, or not.
+        result: Heuristics,
+    },
+    /// The operator ends the daemon.
+    Leave,
+    /// The [`Device::deadline`] has passed.
+    Timeout,
+}
+
+/// Everything a device may do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Register with the host.
+    Register,
+    /// Cast, or take back, the vote at the host.
+    Poll {
+        /// Comes back in [`FromHost::Polled`].
+        id: u64,
+        /// The view it is for.
+        view: ViewId,
+        /// Until when it counts, and where it comes from; `None` takes it back.
+        cast: Option<(Time, GrantId)>,
+    },
+    /// Unregister: the vote ends at once.
+    Unregister,
+    /// Resolve the arbiter's name and connect; answer with one event.
+    Connect {
+        /// Give up after this long.
+        limit: Duration,
+    },
+    /// Write what is queued, then start the TLS handshake as client.
+    StartTls,
+    /// Queue a message.
+    Send(Vec<u8>),
+    /// Close the connection; [`Event::Closed`] is not expected back.
+    Disconnect,
+    /// Run the heuristics commands; a run that is under way is superseded.
+    RunHeuristics {
+        /// Comes back in the answer.
+        run: u64,
+        /// All must have passed by then.
+        limit: Duration,
+    },
+    /// Make the arbiter's identity durable: from now on no other is believed (safety 11).
+    Pin(ArbiterId),
+    /// Tell the host what to show of the device.
+    Status(DeviceStatus),
+    /// The daemon may end.
+    Exit,
+    /// A decision, for the log.
+    Decided(String),
+}
+
+/// Who is starting, and what it was told on its command line.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This life of the process.
+    pub instance: InstanceId,
+    /// For the jitter of reconnects: different on every node.
+    pub seed: u64,
+    /// Who counts the vote.
+    pub host: HostKind,
+    /// The arbiter that was pinned before, if one was.
+    pub pinned: Option<ArbiterId>,
+    /// For status: host and port as they are dialled; empty is what the host's configuration says.
+    pub arbiter: String,
+}
+
+/// The host as the device knows it.
+#[derive(Clone, Debug)]
+struct Host {
+    welcome: Welcome,
+    settings: DeviceSettings,
+    view: Option<HostView>,
+    quorum: Option<HostQuorum>,
+    heard: Time,
+    highest_epoch: Epoch,
+}
+
+/// The device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    config: Config,
+    rng: Rng,
+    host: Option<Host>,
+    session: Session,
+    ballot: Ballot,
+    pinned: Option<ArbiterId>,
+    highest_epoch: Epoch,
+
+    heuristics: Heuristics,
+    results: HeuristicsResults,
+    heuristics_run: u64,
+    heuristics_running: Option<ballot::Purpose>,
+    heuristics_at: Option<Time>,
+
+    problem: String,
+    shown: Option<DeviceStatus>,
+    evaluated: Time,
+    leaving: bool,
+    actions: VecDeque<Action>,
+}
+
+impl Device {
+    /// A device that waits for its host.
+    pub fn new(config: Config) -> Self {
+        Self {
+            rng: Rng::new(config.seed),
+            pinned: config.pinned,
+            config,
+            host: None,
+            session: Session::default(),
+            ballot: Ballot::default(),
+            highest_epoch: Epoch(0),
+            heuristics: Heuristics::Undefined,
+            results: HeuristicsResults::default(),
+            heuristics_run: 0,
+            heuristics_running: None,
+            heuristics_at: None,
+            problem: String::new(),
+            shown: None,
+            evaluated: Time::ZERO,
+            leaving: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes a fact in.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        if self.leaving {
+            return;
+        }
+        match event {
+            Event::Host(said) => self.host_said(now, said),
+            Event::HostDown => self.host_down(),
+            Event::Connected => self.connected(now),
+            Event::ConnectFailed { reason } | Event::Closed { reason } => {
+                self.disconnected(now, reason);
+            }
+            Event::Secured => self.secured(now),
+            Event::Received(frame) => self.received(now, &frame),
+            Event::Heuristics { run, result } => self.heuristics_result(now, run, result),
+            Event::Leave => self.leave(),
+            Event::Timeout => {}
+        }
+        self.evaluated = now;
+        if !self.leaving {
+            self.tick(now);
+            self.show(now);
+        }
+    }
+
+    /// The next duty, in order; `None` when all are done.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call with [`Event::Timeout`], if nothing happens before.
+    pub fn deadline(&self) -> Option<Time> {
+        if self.leaving {
+            return None;
+        }
+        let all = self.session.deadlines().chain(self.heuristics_at).chain(self.ballot.ends());
+        // A lease that has ended, or a connection that waits for a view, is no reason to wake.
+        all.filter(|at| *at > self.evaluated).min()
+    }
+
+    /// The lease it holds now: its view and its end.
+    pub fn lease(&self, now: Time) -> Option<(ViewId, Time)> {
+        self.ballot.lease.filter(|lease| now < lease.expires).map(|l| (l.view, l.expires))
+    }
+
+    fn host_said(&mut self, now: Time, said: FromHost) {
+        if let FromHost::Welcome(welcome) = said {
+            self.welcome(now, *welcome);
+            return;
+        }
+        let Some(host) = &mut self.host else { return };
+        host.heard = now;
+        match said {
+            FromHost::Welcome(_) => {}
+            FromHost::View(view) => {
+                self.highest_epoch = self.highest_epoch.max(view.epoch);
+                host.view = Some(view);
+                self.view_changed(now);
+            }
+            FromHost::Quorum(quorum) => {
+                host.quorum = Some(quorum);
+                self.send_quorum_list();
+            }
+            FromHost::Polled { id, applied } => self.polled(id, applied),
+            FromHost::Alive { highest_epoch } => {
+                host.highest_epoch = highest_epoch;
+                self.highest_epoch = self.highest_epoch.max(highest_epoch);
+            }
+        }
+    }
+
+    fn welcome(&mut self, now: Time, welcome: Welcome) {
+        let Some(settings) = welcome.device.clone() else {
+            self.problem = "the node's configuration has no quorum.device: add one".to_owned();
+            return;
+        };
+        let before = self.host.as_ref().map(|host| (host.welcome.clone(), host.settings.clone()));
+        let highest_epoch = self.highest_epoch;
+        let (view, quorum) = match self.host.take() {
+            Some(host) if host.welcome.instance == welcome.instance => (host.view, host.quorum),
+            Some(_) | None => (None, None),
+        };
+        self.host = Some(Host { welcome, settings, view, quorum, heard: now, highest_epoch });
+        match before {
+            Some((old, settings)) if self.same_device(&old, &settings) => {
+                self.send_config_change();
+                if self
+                    .host
+                    .as_ref()
+                    .is_some_and(|host| host.settings.heuristics != settings.heuristics)
+                {
+                    self.start_heuristics(ballot::Purpose::Regular);
+                }
+            }
+            Some(_) => self.restart(now, "the device's configuration has changed"),
+            None => self.actions.push_back(Action::Register),
+        }
+    }
+
+    fn same_device(&self, old: &Welcome, settings: &DeviceSettings) -> bool {
+        self.host.as_ref().is_some_and(|host| {
+            let new = &host.welcome;
+            let mut same = host.settings.clone();
+            // Heuristics are reloaded live; everything else of the device needs a new session.
+            same.heuristics = settings.heuristics.clone();
+            new.instance == old.instance
+                && (&new.cluster, new.node) == (&old.cluster, old.node)
+                && same == *settings
+        })
+    }
+
+    fn host_down(&mut self) {
+        self.host = None;
+        self.ballot = Ballot::default();
+        self.heuristics_running = None;
+        self.heuristics_at = None;
+        if !self.session.is_down() {
+            self.actions.push_back(Action::Disconnect);
+        }
+        self.session.reset(None);
+        self.problem = "the node's local socket is closed: is haguard node running?".to_owned();
+    }
+
+    fn leave(&mut self) {
+        if self.host.is_some() {
+            self.poll_nothing(None);
+            self.actions.push_back(Action::Unregister);
+        }
+        if !self.session.is_down() {
+            self.actions.push_back(Action::Disconnect);
+        }
+        self.leaving = true;
+        self.actions.push_back(Action::Exit);
+    }
+
+    /// The host lives, so a lease would be counted and a loss would be applied.
+    fn host_lives(&self, now: Time) -> bool {
+        self.host.as_ref().is_some_and(|host| now < host.heard + times::HOST_SILENCE)
+    }
+
+    fn status(&self, now: Time) -> DeviceStatus {
+        let state = match self.session.state() {
+            State::Down => "disconnected",
+            State::Connecting => "connecting",
+            State::Connected => "connected",
+        };
+        DeviceStatus {
+            state: match self.problem.as_str() {
+                "" => state.to_owned(),
+                problem => format!("{state}: {problem}"),
+            },
+            vote: self.ballot.vote_name(now).to_owned(),
+            // What changes by itself is added by who shows it.
+            lease_remaining_ms: None,
+            epoch: None,
+            arbiter: self.arbiter(),
+            arbiter_id: self.session.arbiter.map(|arbiter| arbiter.id.to_string()),
+        }
+    }
+
+    /// The arbiter's address as it is dialled.
+    fn arbiter(&self) -> String {
+        match &self.host {
+            Some(host) if self.config.arbiter.is_empty() => {
+                format!("{}:{}", host.settings.host, host.settings.port)
+            }
+            Some(_) | None => self.config.arbiter.clone(),
+        }
+    }
+
+    /// Shows what has changed.
+    fn show(&mut self, now: Time) {
+        if self.host.is_none() {
+            return;
+        }
+        let status = self.status(now);
+        if self.shown.as_ref() != Some(&status) {
+            self.shown = Some(status.clone());
+            self.actions.push_back(Action::Status(status));
+        }
+    }
+}
