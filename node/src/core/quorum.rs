@@ -1,0 +1,328 @@
+//! Whose votes count until when, and what follows: QUORATE, FROZEN or INQUORATE (rule S1).
+
+use protocol::cluster::Installed;
+use protocol::host::FromHost;
+use protocol::ids::{Epoch, GrantId, NodeId, ViewId};
+use protocol::status::QuorumState;
+use protocol::time::Time;
+
+use super::{Action, Node};
+
+/// Which votes of peers count.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Count {
+    /// Those that no node outside the view can count: for QUORATE.
+    Free,
+    /// Also those that a node outside may still count, but no other view can: for FROZEN.
+    Kept,
+}
+
+/// The device's vote in one view.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DeviceVote {
+    /// It counts until the lease or T after the poll has run out (F13).
+    pub(super) until: Time,
+    /// Where it comes from.
+    pub(super) grant: GrantId,
+}
+
+/// A view and the votes that are not a peer's.
+#[derive(Clone, Debug)]
+pub(super) struct Ballot {
+    pub(super) installed: Installed,
+    /// This node has accepted another view: this one can be frozen but never be quorate again.
+    pub(super) left: bool,
+    /// No node outside can count this node's vote any more (safety 1).
+    pub(super) vote_free_at: Time,
+    pub(super) device: Option<DeviceVote>,
+    /// A vote of a newer grant, whose epoch is not on disk yet: until then the one before counts.
+    next_device: Option<DeviceVote>,
+}
+
+impl Ballot {
+    pub(super) fn new(installed: Installed, vote_free_at: Time) -> Self {
+        Self { installed, left: false, vote_free_at, device: None, next_device: None }
+    }
+}
+
+impl Node {
+    /// When each vote of a view ends.
+    pub(super) fn vote_times<'a>(&'a self, ballot: &'a Ballot) -> impl Iterator<Item = Time> + 'a {
+        let votes = [Count::Free, Count::Kept].map(|count| self.votes_of(ballot, count));
+        votes.into_iter().flatten().map(|(until, _)| until)
+    }
+
+    /// End and weight of each vote that may count in a view, but for the own one.
+    fn votes_of<'a>(
+        &'a self,
+        ballot: &'a Ballot,
+        count: Count,
+    ) -> impl Iterator<Item = (Time, u32)> + 'a {
+        let view = ballot.installed.id;
+        let peers = ballot.installed.members.iter().filter_map(move |node| {
+            let peer = self.peers.get(node)?;
+            let until = match count {
+                Count::Free => peer.vote_until(view)?,
+                Count::Kept => peer.kept_until(view)?,
+            };
+            Some((until, self.weight(*node)))
+        });
+        let device = ballot.device.map(|device| (device.until, self.config.device_votes * 2));
+        peers.chain(device)
+    }
+
+    /// A node's votes, in halves: the tie-breaker's node has half a vote more than it says.
+    fn weight(&self, node: NodeId) -> u32 {
+        let votes = self.config.votes.get(&node).copied().unwrap_or(0);
+        votes.saturating_mul(2) + u32::from(self.config.auto_tie_breaker == Some(node))
+    }
+
+    /// The votes of all nodes and of the device.
+    pub(super) fn expected_votes(&self) -> u32 {
+        let nodes = self.config.votes.values();
+        nodes.fold(self.config.device_votes, |sum, votes| sum.saturating_add(*votes))
+    }
+
+    /// What quorum needs, in halves of a vote. With an automatic tie-breaker exactly half of the
+    /// votes will do, if its node is among them: it is in one half only (votequorum(5)).
+    fn need(&self) -> u32 {
+        let expected = self.expected_votes();
+        // A higher expected_votes in the configuration leaves no exact half.
+        let half = expected.is_multiple_of(2) && self.config.quorum == expected / 2 + 1;
+        let tie = self.config.auto_tie_breaker.is_some() && half;
+        if tie { expected + 1 } else { self.config.quorum.saturating_mul(2) }
+    }
+
+    /// The votes of a view reach quorum now.
+    fn suffices(&self, now: Time, ballot: &Ballot) -> bool {
+        self.halves(now, ballot, Count::Free) >= self.need()
+    }
+
+    /// The votes that count in a view now.
+    pub(super) fn total(&self, now: Time, ballot: &Ballot) -> u32 {
+        self.halves(now, ballot, Count::Free) / 2
+    }
+
+    fn halves(&self, now: Time, ballot: &Ballot, count: Count) -> u32 {
+        let free = now >= ballot.vote_free_at || count == Count::Kept;
+        let own = if free { self.weight(self.config.node) } else { 0 };
+        let others = self.votes_of(ballot, count).filter(|(until, _)| now < *until);
+        others.map(|(_, weight)| weight).fold(own, u32::saturating_add)
+    }
+
+    /// Until when a view's votes reach quorum if nothing more is heard; the past if they do not.
+    pub(super) fn quorum_until(&self, now: Time, ballot: &Ballot, count: Count) -> Time {
+        let mut total = self.halves(now, ballot, count);
+        if total < self.need() {
+            return Time::ZERO;
+        }
+        let mut votes: Vec<(Time, u32)> =
+            self.votes_of(ballot, count).filter(|(until, _)| now < *until).collect();
+        votes.sort_unstable();
+        for (until, weight) in votes {
+            total = total.saturating_sub(weight);
+            if total < self.need() {
+                return until;
+            }
+        }
+        Time::NEVER
+    }
+
+    /// Until when the node stays entitled if nothing more is heard: QUORATE by the votes that
+    /// count in its view; FROZEN by those of the view it was entitled in, or by those that the
+    /// members of the present one keep for it, free or not. The last cannot be in another view's
+    /// quorum, so nobody outside becomes QUORATE while they last.
+    pub(super) fn entitled_until(&self, now: Time, state: QuorumState) -> Option<Time> {
+        let current = self.current.as_ref()?;
+        match state {
+            QuorumState::Inquorate => None,
+            QuorumState::Quorate => Some(self.quorum_until(now, current, Count::Free)),
+            QuorumState::Frozen => {
+                let old = self.old.as_ref().unwrap_or(current);
+                let old = self.quorum_until(now, old, Count::Free);
+                Some(old.max(self.quorum_until(now, current, Count::Kept)))
+            }
+        }
+    }
+
+    /// Every member of the current view is in contact, and this node has not left it.
+    fn is_whole(&self, now: Time, ballot: &Ballot) -> bool {
+        let mut peers = ballot.installed.members.iter().filter_map(|node| self.peers.get(node));
+        !ballot.left && peers.all(|peer| peer.in_contact(now))
+    }
+
+    /// Why the current view is not quorate though its votes would do, if there is a reason.
+    pub(super) fn hindrance(&self, now: Time) -> Option<String> {
+        let ballot = self.current.as_ref()?;
+        if self.leaving {
+            return Some("this node is leaving".to_owned());
+        }
+        if !self.is_whole(now, ballot) {
+            return Some("a member of the view is lost; a new view is being formed".to_owned());
+        }
+        let outside: Vec<NodeId> = self.outside(ballot);
+        if self.config.wait_for_all && !self.seen_all && !outside.is_empty() {
+            let names: Vec<String> = outside.iter().map(NodeId::to_string).collect();
+            return Some(format!("wait_for_all: node {} has not been seen yet", names.join(", ")));
+        }
+        if self.config.two_node && !outside.is_empty() {
+            let text = "two_node: the peer must be confirmed off, and no fencing is configured";
+            return Some(text.to_owned());
+        }
+        if now < ballot.vote_free_at {
+            return Some("a lost node may still count this node's vote".to_owned());
+        }
+        None
+    }
+
+    /// Configured nodes that are not in a view.
+    pub(super) fn outside(&self, ballot: &Ballot) -> Vec<NodeId> {
+        let members = &ballot.installed.members;
+        self.config.votes.keys().filter(|node| !members.contains(node)).copied().collect()
+    }
+
+    /// The state now, from the state of the last evaluation and the votes that count now.
+    pub(super) fn judge(&self, now: Time) -> QuorumState {
+        let Some(current) = &self.current else { return QuorumState::Inquorate };
+        if self.leaving {
+            return QuorumState::Inquorate;
+        }
+        if self.suffices(now, current) && self.hindrance(now).is_none() {
+            return QuorumState::Quorate;
+        }
+        if self.state == QuorumState::Inquorate {
+            return QuorumState::Inquorate;
+        }
+        // Entitled until now: that lasts as long as its votes do.
+        if self.entitled_until(now, QuorumState::Frozen).is_some_and(|until| now < until) {
+            QuorumState::Frozen
+        } else {
+            QuorumState::Inquorate
+        }
+    }
+
+    /// Recomputes the state and what hangs on it.
+    pub(super) fn count(&mut self, now: Time) {
+        let durable = self.durable.epoch;
+        for ballot in [&mut self.current, &mut self.old].into_iter().flatten() {
+            // A granted epoch is stored before its vote counts; then it is the view's (rule S4).
+            let next = ballot.next_device.take_if(|device| device.grant.epoch <= durable);
+            ballot.device = next.or(ballot.device).filter(|device| now < device.until);
+            ballot.next_device = ballot.next_device.filter(|device| now < device.until);
+            if let Some(device) = ballot.device {
+                ballot.installed.epoch = ballot.installed.epoch.max(device.grant.epoch);
+            }
+        }
+        let before = self.state;
+        let state = self.judge(now);
+        if state != QuorumState::Frozen {
+            self.old = None;
+        }
+        self.state = state;
+        if state != before {
+            let view = self.current.as_ref().map(|ballot| ballot.installed.id.to_string());
+            self.actions.push_back(Action::Decided(format!(
+                "{state:?} (was {before:?}) in view {}: {} of {} votes{}",
+                view.unwrap_or_else(|| "none".to_owned()),
+                self.current.as_ref().map_or(0, |ballot| self.total(now, ballot)),
+                self.config.quorum,
+                self.hindrance(now).map(|text| format!(", {text}")).unwrap_or_default(),
+            )));
+        }
+        self.track_outside(now);
+        self.answer_polls();
+    }
+
+    /// Keeps the view that the node was entitled in while the new one has no quorum yet.
+    pub(super) fn replace_current(&mut self, now: Time, ballot: Ballot) {
+        let state = self.judge(now);
+        let before = self.current.replace(ballot);
+        if state == QuorumState::Inquorate {
+            self.old = None;
+        } else if self.old.is_none() {
+            self.old = before;
+        }
+    }
+
+    /// Since when no node outside can have been entitled: from the first QUORATE view without it,
+    /// as long as this node stays entitled (nobody outside becomes QUORATE while it is).
+    fn track_outside(&mut self, now: Time) {
+        match self.state {
+            QuorumState::Inquorate => {
+                self.outside_since.clear();
+                self.peers.values_mut().for_each(|peer| peer.left_cleanly = false);
+            }
+            QuorumState::Frozen => {}
+            QuorumState::Quorate => {
+                let outside = self.current.as_ref().map(|ballot| self.outside(ballot));
+                let outside = outside.unwrap_or_default();
+                self.outside_since.retain(|node, _| outside.contains(node));
+                for node in outside {
+                    self.outside_since.entry(node).or_insert(now);
+                }
+            }
+        }
+    }
+
+    /// The device votes. A vote for the current view is kept at once and counts once its epoch is
+    /// on disk; the answer waits until no older view counts the device any more.
+    pub(super) fn poll(&mut self, now: Time, id: u64, view: ViewId, cast: Option<(Time, GrantId)>) {
+        let Some((until, grant)) = cast else {
+            for ballot in [&mut self.current, &mut self.old].into_iter().flatten() {
+                (ballot.device, ballot.next_device) = (None, None);
+            }
+            self.polls.clear();
+            self.count(now);
+            self.actions.push_back(Action::Host(FromHost::Polled { id, applied: true }));
+            return;
+        };
+        let until = until.min(now + self.config.device_timeout);
+        let durable = self.durable.epoch;
+        let is_view = |ballot: &&mut Ballot| ballot.installed.id == view;
+        if let Some(ballot) = self.current.as_mut().filter(is_view)
+            && (!ballot.left || grant.epoch <= durable)
+        {
+            ballot.next_device = Some(DeviceVote { until, grant });
+            self.raise_epoch(grant.epoch);
+            self.polls.push(id);
+            // Only the newest few can be asked for: a device waits for one answer at a time.
+            if self.polls.len() > 16 {
+                self.polls.remove(0);
+            }
+        } else if let Some(ballot) = self.old.as_mut().filter(is_view)
+            && ballot.device.is_some_and(|device| device.grant == grant)
+        {
+            ballot.device = Some(DeviceVote { until, grant });
+            self.actions.push_back(Action::Host(FromHost::Polled { id, applied: true }));
+        } else {
+            self.actions.push_back(Action::Host(FromHost::Polled { id, applied: false }));
+        }
+    }
+
+    fn answer_polls(&mut self) {
+        let current = self.current.as_ref();
+        if current.is_some_and(|ballot| ballot.next_device.is_some()) || self.old.is_some() {
+            return;
+        }
+        let applied = current.is_some_and(|ballot| ballot.device.is_some());
+        for id in std::mem::take(&mut self.polls) {
+            self.actions.push_back(Action::Host(FromHost::Polled { id, applied }));
+        }
+    }
+
+    /// Tells the keeper how long the present votes last.
+    pub(super) fn entitle(&mut self, now: Time) {
+        let until = self.entitled_until(now, self.state);
+        if until != self.entitled {
+            self.entitled = until;
+            let epoch = self.view_epoch();
+            let until = until.unwrap_or(Time::ZERO);
+            self.actions.push_back(Action::Entitle { until, epoch });
+        }
+    }
+
+    /// The epoch of the installed view, as far as it is on disk; 0 without a view.
+    pub fn view_epoch(&self) -> Epoch {
+        self.current.as_ref().map_or(Epoch(0), |ballot| ballot.installed.epoch)
+    }
+}

@@ -1,0 +1,8 @@
+//! The node's machine: facts in, duties out.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+
+mod driver;
+mod quorum;
+mod service;
+mod views;
