@@ -1,0 +1,70 @@
+//! The clock of one process, and the numbers that stand for chance.
+
+use protocol::rng::Rng;
+use protocol::time::Time;
+
+const MILLION: u128 = 1_000_000;
+
+/// What a process reads as time: microseconds since its start, by a clock that is a little fast
+/// or slow. World time, in which the simulator itself counts, has no skew.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// World time at the start of the process.
+    zero: Time,
+    /// Local microseconds per second of world time.
+    rate: u64,
+}
+
+impl Clock {
+    /// A clock that starts at `zero` and is `skew_ppm` parts per million fast.
+    pub(crate) fn new(zero: Time, skew_ppm: i64) -> Self {
+        let rate = 1_000_000_i64.saturating_add(skew_ppm).max(1);
+        Self { zero, rate: u64::try_from(rate).unwrap_or(1_000_000) }
+    }
+
+    /// The local time at a world time.
+    pub(crate) fn at(&self, world: Time) -> Time {
+        let elapsed = u128::from(world.0.saturating_sub(self.zero.0));
+        let local = elapsed * u128::from(self.rate) / MILLION;
+        Time(u64::try_from(local).unwrap_or(u64::MAX))
+    }
+
+    /// The first world time at which the clock shows `local`.
+    pub(crate) fn when(&self, local: Time) -> Time {
+        if local == Time::NEVER {
+            return Time::NEVER;
+        }
+        let elapsed = (u128::from(local.0) * MILLION).div_ceil(u128::from(self.rate));
+        Time(self.zero.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
+    }
+
+    /// What `other` shows when this clock shows `local`. Between two processes of one machine,
+    /// whose clocks differ in their origin only.
+    pub(crate) fn to(&self, other: &Self, local: Time) -> Time {
+        if local == Time::NEVER { Time::NEVER } else { other.at(self.when(local)) }
+    }
+}
+
+/// A number that depends on its arguments only: taking a fault out of a scenario does not change
+/// the chances of the rest, which is what makes shrinking work.
+pub(crate) fn hash(seed: u64, topic: u64, number: u64) -> u64 {
+    let first = Rng::new(seed ^ topic.rotate_left(32)).next_u64();
+    Rng::new(first ^ number).next_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_shows_a_time_when_it_says_so() {
+        for skew in [-40_000, 0, 40_000] {
+            let clock = Clock::new(Time(1234), skew);
+            for local in [0, 1, 999_999, 60_000_001] {
+                let world = clock.when(Time(local));
+                assert!(clock.at(world) >= Time(local));
+                assert!(world == Time(1234) || clock.at(Time(world.0 - 1)) < Time(local));
+            }
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! A scenario is data: a cluster, faults with their times, and what is expected of it. Written by
+//! hand, generated or shrunk, it is the same TOML.
+
+use std::fmt;
+use std::str::FromStr;
+
+use protocol::ids::NodeId;
+use protocol::time::Time;
+use protocol::vote::{Algorithm, TieBreaker, WatchdogClass};
+use serde::{Deserialize, Serialize};
+
+/// One cluster and what happens to it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows, in one line.
+    #[serde(default)]
+    pub name: String,
+    /// Every delay, loss and clock skew follows from it.
+    pub seed: u64,
+    /// The cluster.
+    #[serde(default)]
+    pub topology: Topology,
+    /// What happens.
+    #[serde(default)]
+    pub faults: Vec<TimedFault>,
+    /// What is to be seen, beside the invariants.
+    #[serde(default)]
+    pub expect: Vec<Expect>,
+    /// How long the run lasts, in milliseconds. Without it: until the cluster is whole after the
+    /// last fault, and not having become so in time is a violation (L1).
+    pub until_ms: Option<u64>,
+}
+
+/// The cluster.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Topology {
+    /// Nodes 1 to this many.
+    pub nodes: u32,
+    /// The device's algorithm.
+    pub algorithm: Algorithm,
+    /// The device's tie-breaker.
+    pub tie_breaker: TieBreaker,
+    /// The device's keep_active_partition_tie_breaker.
+    pub keep_active_partition: bool,
+    /// The class of every node's watchdog: A (hardware) or C (process).
+    pub watchdog: WatchdogClass,
+    /// Whether class C is accepted as a proof.
+    pub trust_process_watchdog: bool,
+    /// The member that the service prefers; without one, the lowest.
+    pub prefer: Option<u32>,
+    /// The clocks of all machines differ by up to this many percent, fast or slow.
+    pub skew_percent: u32,
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            algorithm: Algorithm::Ffsplit,
+            tie_breaker: TieBreaker::Lowest,
+            keep_active_partition: false,
+            watchdog: WatchdogClass::C,
+            trust_process_watchdog: true,
+            prefer: None,
+            skew_percent: 0,
+        }
+    }
+}
+
+/// A fault and its time.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct TimedFault {
+    /// When it begins, in milliseconds.
+    pub at_ms: u64,
+    /// How long it lasts, in milliseconds; 0: it does not end.
+    #[serde(default)]
+    pub for_ms: u64,
+    /// What it is.
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+/// What can go wrong. Each kind says what its end means.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub enum Fault {
+    /// Nothing passes from `from` to `to`, nor back unless `one_way`. Ends: everything passes.
+    Cut {
+        /// One end.
+        from: End,
+        /// The other.
+        to: End,
+        /// Only this direction.
+        #[serde(default)]
+        one_way: bool,
+    },
+    /// Datagrams and segments get lost in both directions.
+    Loss {
+        /// One end.
+        from: End,
+        /// The other.
+        to: End,
+        /// How many.
+        percent: u32,
+    },
+    /// Everything takes longer in both directions.
+    Slow {
+        /// One end.
+        from: End,
+        /// The other.
+        to: End,
+        /// By up to this long.
+        ms: u64,
+    },
+    /// Power is gone: every process at once, without a word. Ends: power is back, and the machine
+    /// boots.
+    PowerOff {
+        /// Which machine.
+        host: End,
+        /// Its disk is empty afterwards.
+        #[serde(default)]
+        disk_lost: bool,
+    },
+    /// The process is killed. Ends: it is started again.
+    Kill {
+        /// Which one.
+        process: Process,
+        /// Only after it has done this many more actions.
+        #[serde(default)]
+        after_actions: u32,
+    },
+    /// The operator ends the process, which says goodbye. Ends: it is started again.
+    Leave {
+        /// Which one: a node or a device.
+        process: Process,
+    },
+    /// The process stands still (SIGSTOP); its sockets fill. Ends: it goes on.
+    Freeze {
+        /// Which one.
+        process: Process,
+    },
+    /// Every process of a node's machine stands still, the keeper and the service too. Ends: they
+    /// go on, and the clocks have jumped.
+    Pause {
+        /// Which machine.
+        host: End,
+    },
+    /// The arbiter's state directory is replaced while the process is down (it is killed if it
+    /// runs). Ends: it is started again, on what is claimed to be another boot of its host.
+    ArbiterState {
+        /// With what.
+        becomes: ArbiterState,
+    },
+    /// Writes fail.
+    DiskFull {
+        /// On which machine.
+        host: End,
+    },
+    /// Every write takes this long.
+    SlowDisk {
+        /// On which machine.
+        host: End,
+        /// How long.
+        ms: u64,
+    },
+    /// The service does not end on SIGTERM. Ends: a new start is a good one.
+    Stubborn {
+        /// On which machine.
+        host: End,
+    },
+    /// The service crashes.
+    Crash {
+        /// On which machine.
+        host: End,
+    },
+}
+
+/// What becomes of the arbiter's state directory.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArbiterState {
+    /// Empty; the operator removes the devices' pins.
+    Lost,
+    /// A backup that lacks the newest grant.
+    Restored,
+}
+
+/// A machine.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum End {
+    /// A node's.
+    Node(NodeId),
+    /// The arbiter's.
+    Arbiter,
+}
+
+/// A process.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Process {
+    /// A node daemon.
+    Node(NodeId),
+    /// A quorum device.
+    Device(NodeId),
+    /// A keeper.
+    Keeper(NodeId),
+    /// The arbiter.
+    Arbiter,
+}
+
+impl Process {
+    /// The machine it runs on.
+    pub const fn host(self) -> End {
+        match self {
+            Self::Node(node) | Self::Device(node) | Self::Keeper(node) => End::Node(node),
+            Self::Arbiter => End::Arbiter,
+        }
+    }
+}
+
+/// A word that names no machine, process or claim.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0:?} is no {1}: write {2}")]
+pub struct UnknownWord(String, &'static str, &'static str);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "node {node}"),
+            Self::Arbiter => f.write_str("arbiter"),
+        }
+    }
+}
+
+impl FromStr for End {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let unknown = || UnknownWord(text.to_owned(), "machine", "\"node 1\" or \"arbiter\"");
+        match text.split_once(' ') {
+            None if text == "arbiter" => Ok(Self::Arbiter),
+            Some(("node", id)) => Ok(Self::Node(NodeId(id.parse().map_err(|_| unknown())?))),
+            Some(_) | None => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "node {node}"),
+            Self::Device(node) => write!(f, "device {node}"),
+            Self::Keeper(node) => write!(f, "keeper {node}"),
+            Self::Arbiter => f.write_str("arbiter"),
+        }
+    }
+}
+
+impl FromStr for Process {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let unknown =
+            || UnknownWord(text.to_owned(), "process", "\"node 1\", \"device 1\" or \"arbiter\"");
+        if text == "arbiter" {
+            return Ok(Self::Arbiter);
+        }
+        let (kind, id) = text.split_once(' ').ok_or_else(unknown)?;
+        let node = NodeId(id.parse().map_err(|_| unknown())?);
+        match kind {
+            "node" => Ok(Self::Node(node)),
+            "device" => Ok(Self::Device(node)),
+            "keeper" => Ok(Self::Keeper(node)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// Something that can be true of the cluster at a moment.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Claim {
+    /// The node reads QUORATE.
+    Quorate(NodeId),
+    /// The node reads QUORATE or FROZEN.
+    Entitled(NodeId),
+    /// The node reads INQUORATE, or does not run.
+    Inquorate(NodeId),
+    /// The service is alive on the node.
+    Runs(NodeId),
+    /// The node says that its start waits for an operator.
+    Waits(NodeId),
+    /// The service is alive nowhere.
+    Stopped,
+    /// All nodes are QUORATE in one view, and the service runs.
+    Whole,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quorate(node) => write!(f, "quorate {node}"),
+            Self::Entitled(node) => write!(f, "entitled {node}"),
+            Self::Inquorate(node) => write!(f, "inquorate {node}"),
+            Self::Runs(node) => write!(f, "runs {node}"),
+            Self::Waits(node) => write!(f, "waits {node}"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Whole => f.write_str("whole"),
+        }
+    }
+}
+
+impl FromStr for Claim {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let help = "quorate, entitled, inquorate, runs or waits and a node, or stopped or whole";
+        let unknown = || UnknownWord(text.to_owned(), "claim", help);
+        match text {
+            "stopped" => return Ok(Self::Stopped),
+            "whole" => return Ok(Self::Whole),
+            _ => {}
+        }
+        let (word, id) = text.split_once(' ').ok_or_else(unknown)?;
+        let node = NodeId(id.parse().map_err(|_| unknown())?);
+        match word {
+            "quorate" => Ok(Self::Quorate(node)),
+            "entitled" => Ok(Self::Entitled(node)),
+            "inquorate" => Ok(Self::Inquorate(node)),
+            "runs" => Ok(Self::Runs(node)),
+            "waits" => Ok(Self::Waits(node)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+macro_rules! words {
+    ($($name:ty),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = UnknownWord;
+
+            fn try_from(text: String) -> Result<Self, UnknownWord> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(word: $name) -> Self {
+                word.to_string()
+            }
+        }
+    )*};
+}
+words!(End, Process, Claim);
+
+/// When a claim has to hold.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// At some moment between the two times.
+    Once,
+    /// At every step between them.
+    Always,
+    /// At no step between them.
+    Never,
+}
+
+/// Something that is to be seen.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// What.
+    pub what: Claim,
+    /// When.
+    pub how: How,
+    /// From here, in milliseconds.
+    pub from_ms: u64,
+    /// To here, in milliseconds.
+    pub to_ms: u64,
+}
+
+impl Scenario {
+    /// Reads a scenario's text.
+    ///
+    /// # Errors
+    /// What toml says of it, with the line.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// The text of the scenario, as it is kept in a file.
+    pub fn text(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| format!("# not a scenario: {error}\n"))
+    }
+
+    /// When the last fault has ended; `None` if one never does.
+    pub fn quiet_at(&self) -> Option<Time> {
+        let ends = self.faults.iter().map(|timed| {
+            (timed.for_ms > 0 || timed.is_momentary()).then_some(timed.at_ms + timed.for_ms)
+        });
+        let ends: Option<Vec<u64>> = ends.collect();
+        ends.map(|ends| Time::from_millis(ends.into_iter().max().unwrap_or(0)))
+    }
+
+    /// The ids of the nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.topology.nodes).map(NodeId)
+    }
+}
+
+impl TimedFault {
+    /// It is over as soon as it has happened.
+    fn is_momentary(&self) -> bool {
+        matches!(self.fault, Fault::Crash { .. })
+    }
+}

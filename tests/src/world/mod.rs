@@ -1,0 +1,269 @@
+//! The world that the machines live in: one virtual clock, one queue, and one meaning for every
+//! Action.
+
+mod arbiter;
+mod device;
+mod faults;
+mod host;
+mod keeper;
+mod machine;
+mod processes;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::ids::{ClusterName, NodeId};
+use protocol::time::Time;
+
+use crate::clock::hash;
+use crate::invariants::{Monitor, Violation};
+use crate::network::{Network, Segment};
+use crate::sabotage::Sabotage;
+use crate::scenario::{End, Process, Scenario};
+use crate::trace::Trace;
+pub(crate) use machine::{Host, Input, Running, Server, Write};
+
+/// The cluster's name, everywhere.
+pub(crate) const CLUSTER: &str = "simulated";
+
+/// The invariants are looked at this often when nothing happens.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Something that is going to happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Delivery {
+    /// Something comes to a process; to this life of it only, if one is named.
+    Input(Process, Option<u64>, Input),
+    /// A segment reaches the other end.
+    Arrive { stream: u64, up: bool, segment: Segment, tries: u32 },
+    /// A flow tries again.
+    Resend { stream: u64, up: bool },
+    /// A connection is tried.
+    Syn { stream: u64, attempts: u32 },
+    /// The device gives a connection attempt up.
+    ConnectLimit { stream: u64 },
+    /// A reset reaches one end.
+    Reset { stream: u64, up: bool },
+    /// A write is done.
+    Written { process: Process, life: u64, write: Write },
+    /// A device connects to its node's socket.
+    Plug(NodeId),
+    /// This life of a daemon looks for its keeper again.
+    Greet(NodeId, u64),
+    /// A process is started, if nothing holds it down.
+    Start(Process),
+    /// A process takes the next thing from its inbox.
+    Thaw(Process, u64),
+    /// A process of the service ends.
+    ServiceEnds { node: NodeId, pid: i32 },
+    /// A forked child executes the service, if it is before a time of the keeper's clock.
+    Exec { node: NodeId, pid: i32, until: Time },
+    /// Nothing but a look at the invariants: a state may end while nothing happens.
+    Look,
+    /// A fault of the scenario begins or ends.
+    Fault { index: usize, begins: bool },
+}
+
+/// One run of a scenario.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) now: Time,
+    queue: BTreeMap<(Time, u64), Delivery>,
+    counter: u64,
+    lives: u64,
+    pids: i32,
+    chances: u64,
+    channels: BTreeMap<(Process, Process), Time>,
+    pub(crate) hosts: BTreeMap<NodeId, Host>,
+    pub(crate) server: Server,
+    pub(crate) network: Network,
+    pub(crate) trace: Trace,
+    pub(crate) monitor: Monitor,
+    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) cluster: ClusterName,
+    steps: u64,
+}
+
+impl World {
+    /// A world in which everything is about to be started.
+    pub fn new(scenario: &Scenario, sabotage: Option<Sabotage>) -> Self {
+        let seed = scenario.seed;
+        let limit = i64::from(scenario.topology.skew_percent) * 10_000;
+        let skew = |who: u64| {
+            let spread = u64::try_from(limit * 2 + 1).unwrap_or(1);
+            i64::try_from(hash(seed, 0x736b, who) % spread).unwrap_or(0) - limit
+        };
+        let hosts = scenario.nodes().map(|node| (node, Host::new(skew(u64::from(node.0)))));
+        let mut world = Self {
+            now: Time::ZERO,
+            queue: BTreeMap::new(),
+            counter: 0,
+            lives: 0,
+            pids: 0,
+            chances: 0,
+            channels: BTreeMap::new(),
+            hosts: hosts.collect(),
+            server: Server::new(seed, skew(0)),
+            network: Network::new(seed),
+            trace: Trace::default(),
+            monitor: Monitor::new(scenario),
+            sabotage,
+            cluster: CLUSTER.into(),
+            steps: 0,
+            scenario: scenario.clone(),
+        };
+        world.put_in(LOOK, Delivery::Look);
+        world.boot(End::Arbiter);
+        for node in scenario.nodes() {
+            world.boot(End::Node(node));
+        }
+        for (index, timed) in scenario.faults.iter().enumerate() {
+            let begin = Time::from_millis(timed.at_ms);
+            world.put(begin, Delivery::Fault { index, begins: true });
+            if timed.for_ms > 0 {
+                let end = Time::from_millis(timed.at_ms + timed.for_ms);
+                world.put(end, Delivery::Fault { index, begins: false });
+            }
+        }
+        world
+    }
+
+    /// World time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// How many steps have been done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// What happened.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// What the invariants have seen.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// The next thing that happens: the earliest of what is under way and of all deadlines.
+    ///
+    /// # Errors
+    /// The invariant that is broken after it.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        self.steps += 1;
+        let next = self.queue.first_key_value().map(|(key, _)| key.0);
+        let alarm = self.next_alarm();
+        match (next, alarm) {
+            (next, Some((at, process))) if next.is_none_or(|next| at < next) => {
+                self.now = self.now.max(at);
+                self.trace.number(at.0);
+                self.wake(process);
+            }
+            (Some(_), _) => {
+                if let Some(((at, _), delivery)) = self.queue.pop_first() {
+                    self.now = self.now.max(at);
+                    self.trace.number(at.0);
+                    self.deliver(delivery);
+                }
+            }
+            (None, _) => {}
+        }
+        self.watchdogs();
+        let mut monitor = std::mem::take(&mut self.monitor);
+        let result = monitor.check(self);
+        self.monitor = monitor;
+        result
+    }
+
+    /// Everything that every machine knows, for somebody who looks for a fault.
+    pub fn dump(&self) -> String {
+        let hosts = self.hosts.iter().map(|(node, host)| {
+            let local = host.node.clock.at(self.now);
+            format!(
+                "node {node} at its {local}: {:#?} ghost {:#?}\n",
+                host.node.machine, host.ghost
+            )
+        });
+        let arbiter = format!("arbiter: {:#?}\n", self.server.arbiter.machine);
+        hosts.chain([arbiter]).collect()
+    }
+
+    pub(crate) fn put(&mut self, at: Time, delivery: Delivery) {
+        self.counter += 1;
+        self.queue.insert((at, self.counter), delivery);
+    }
+
+    pub(crate) fn put_in(&mut self, pause: Duration, delivery: Delivery) {
+        self.put(self.now + pause, delivery);
+    }
+
+    /// A number between two others, by chance.
+    pub(crate) fn chance(&mut self, from: u64, to: u64) -> u64 {
+        self.chances += 1;
+        from + hash(self.scenario.seed, 0x6368, self.chances) % (to - from + 1)
+    }
+
+    /// A duration between two numbers of microseconds, by chance.
+    pub(crate) fn pause(&mut self, from_us: u64, to_us: u64) -> Duration {
+        Duration::from_micros(self.chance(from_us, to_us))
+    }
+
+    pub(crate) fn new_life(&mut self) -> u64 {
+        self.lives += 1;
+        self.lives
+    }
+
+    /// Between processes of one machine: fast, and in order.
+    pub(crate) fn local(&mut self, from: Process, to: Process, input: Input) {
+        let Some(slot) = self.slot(to) else { return };
+        if !slot.is_running() {
+            return;
+        }
+        let life = slot.life();
+        let pause = self.pause(20, 200);
+        let last = self.channels.get(&(from, to)).copied().unwrap_or(Time::ZERO);
+        let at = (self.now + pause).max(Time(last.0 + 1));
+        self.channels.insert((from, to), at);
+        self.put(at, Delivery::Input(to, Some(life), input));
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Input(process, life, input) => self.input(process, life, input),
+            Delivery::Arrive { stream, up, segment, tries } => {
+                self.arrive(stream, up, segment, tries);
+            }
+            Delivery::Resend { stream, up } => self.pump(stream, up),
+            Delivery::Syn { stream, attempts } => self.syn(stream, attempts),
+            Delivery::ConnectLimit { stream } => self.connect_limit(stream),
+            Delivery::Reset { stream, up } => self.reset(stream, up),
+            Delivery::Written { process, life, write } => self.written(process, life, write),
+            Delivery::Plug(node) => self.plug(node),
+            Delivery::Greet(node, life) => self.greet_again(node, life),
+            Delivery::Start(process) => self.start(process),
+            Delivery::Thaw(process, life) => self.thaw(process, life),
+            Delivery::ServiceEnds { node, pid } => self.child_ends(node, pid),
+            Delivery::Exec { node, pid, until } => self.exec(node, pid, until),
+            Delivery::Look => self.put_in(LOOK, Delivery::Look),
+            Delivery::Fault { index, begins } => self.fault(index, begins),
+        }
+    }
+
+    /// The writes of a process that dies: each is on disk or is not.
+    pub(crate) fn settle_writes(&mut self, dying: Process) {
+        let of_it = |delivery: &Delivery| matches!(delivery, Delivery::Written { process, .. } if *process == dying);
+        let keys: Vec<(Time, u64)> =
+            self.queue.iter().filter(|(_, d)| of_it(d)).map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(Delivery::Written { process, write, .. }) = self.queue.remove(&key)
+                && self.chance(0, 1) == 1
+            {
+                self.commit(process, &write);
+            }
+        }
+    }
+}
