@@ -1,0 +1,8 @@
+//! The command, one file a verb.
+
+pub mod certs;
+pub mod demo;
+pub mod node;
+pub mod qdevice;
+pub mod qnetd;
+pub mod status;
