@@ -146,12 +146,100 @@ impl Device for NoDevice {
     }
 }
 
+/// What the driver behind an open `/dev/watchdogN` can be asked (linux/watchdog.h). The kernel's
+/// is the file; tests have one that counts.
+pub trait Driver {
+    /// WDIOC_GETSUPPORT: option bits and identity.
+    ///
+    /// # Errors
+    /// Those of ioctl(2), as for all of these.
+    fn support(&self) -> io::Result<(u32, String)>;
+    /// WDIOC_SETTIMEOUT, in seconds.
+    ///
+    /// # Errors
+    /// As above.
+    fn set_timeout(&self, seconds: i32) -> io::Result<()>;
+    /// WDIOC_GETTIMEOUT, in seconds.
+    ///
+    /// # Errors
+    /// As above.
+    fn timeout(&self) -> io::Result<i32>;
+    /// WDIOC_SETPRETIMEOUT, in seconds before the reset.
+    ///
+    /// # Errors
+    /// As above.
+    fn set_pretimeout(&self, seconds: i32) -> io::Result<()>;
+    /// WDIOC_GETPRETIMEOUT, in seconds before the reset.
+    ///
+    /// # Errors
+    /// As above.
+    fn pretimeout(&self) -> io::Result<i32>;
+    /// WDIOC_GETTIMELEFT, in seconds.
+    ///
+    /// # Errors
+    /// As above.
+    fn time_left(&self) -> io::Result<i32>;
+    /// WDIOC_GETBOOTSTATUS.
+    ///
+    /// # Errors
+    /// As above.
+    fn boot_status(&self) -> io::Result<u32>;
+    /// WDIOC_SETOPTIONS with WDIOS_DISABLECARD.
+    ///
+    /// # Errors
+    /// As above.
+    fn disable(&self) -> io::Result<()>;
+    /// write(2): any byte pets, `V` announces a close that stops it.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Driver for File {
+    fn support(&self) -> io::Result<(u32, String)> {
+        ioctl::support(self.as_fd())
+    }
+
+    fn set_timeout(&self, seconds: i32) -> io::Result<()> {
+        ioctl::set_timeout(self.as_fd(), seconds)
+    }
+
+    fn timeout(&self) -> io::Result<i32> {
+        ioctl::timeout(self.as_fd())
+    }
+
+    fn set_pretimeout(&self, seconds: i32) -> io::Result<()> {
+        ioctl::set_pretimeout(self.as_fd(), seconds)
+    }
+
+    fn pretimeout(&self) -> io::Result<i32> {
+        ioctl::pretimeout(self.as_fd())
+    }
+
+    fn time_left(&self) -> io::Result<i32> {
+        ioctl::time_left(self.as_fd())
+    }
+
+    fn boot_status(&self) -> io::Result<u32> {
+        ioctl::boot_status(self.as_fd())
+    }
+
+    fn disable(&self) -> io::Result<()> {
+        ioctl::disable(self.as_fd())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+}
+
 /// A `/dev/watchdogN`. It counts from opening on, and goes on counting if it is dropped without
 /// [`Device::disarm`]: a keeper that crashes is a machine that resets.
 #[derive(Debug)]
-pub struct KernelDevice {
+pub struct KernelDevice<D = File> {
     path: PathBuf,
-    file: File,
+    driver: D,
     identity: String,
     timeout: Duration,
     pretimeout: Option<Duration>,
@@ -174,13 +262,26 @@ impl KernelDevice {
                 Some(_) | None => DeviceError::Open { path: path.to_owned(), error },
             }
         })?;
-        let (options, identity) = ioctl::support(file.as_fd())
+        Self::start(path, file, timeout, virtual_machine())
+    }
+}
+
+impl<D: Driver> KernelDevice<D> {
+    /// Starts a device that has just been opened.
+    fn start(
+        path: &Path,
+        driver: D,
+        timeout: Duration,
+        virtual_machine: bool,
+    ) -> Result<Self, DeviceError> {
+        let (options, identity) = driver
+            .support()
             .map_err(|error| DeviceError::NotAWatchdog { path: path.to_owned(), error })?;
         let mut device = Self {
             nowayout: nowayout(path, options),
-            virtual_machine: virtual_machine(),
+            virtual_machine,
             path: path.to_owned(),
-            file,
+            driver,
             identity,
             timeout,
             pretimeout: None,
@@ -203,27 +304,27 @@ impl KernelDevice {
         let seconds = i32::try_from(wanted).map_err(|_| mismatch(None))?;
         // The bits are a hint: ipmi_watchdog says it has no options, and takes everything. What
         // is read back decides.
-        let set = ioctl::set_timeout(self.file.as_fd(), seconds);
-        let got = ioctl::timeout(self.file.as_fd()).ok().and_then(|got| u64::try_from(got).ok());
+        let set = self.driver.set_timeout(seconds);
+        let got = self.driver.timeout().ok().and_then(|got| u64::try_from(got).ok());
         if got != Some(wanted) || (set.is_err() && options & ioctl::SETTIMEOUT != 0) {
             return Err(mismatch(got));
         }
         // A warning that panics the kernel would end the machine earlier than announced, which
         // is harmless, or hang it in a crash dump, which is not: there shall be none.
-        if ioctl::pretimeout(self.file.as_fd()).is_ok_and(|before| before != 0) {
-            let cleared = ioctl::set_pretimeout(self.file.as_fd(), 0);
+        if self.driver.pretimeout().is_ok_and(|before| before != 0) {
+            let cleared = self.driver.set_pretimeout(0);
             if cleared.is_err() && options & ioctl::PRETIMEOUT != 0 {
                 return Err(mismatch(got));
             }
         }
-        let before = ioctl::pretimeout(self.file.as_fd()).ok().filter(|before| *before > 0);
+        let before = self.driver.pretimeout().ok().filter(|before| *before > 0);
         self.pretimeout =
             before.and_then(|before| u64::try_from(before).ok()).map(Duration::from_secs);
         Ok(())
     }
 }
 
-impl Device for KernelDevice {
+impl<D: Driver> Device for KernelDevice<D> {
     fn path(&self) -> Option<&Path> {
         Some(&self.path)
     }
@@ -245,17 +346,17 @@ impl Device for KernelDevice {
     }
 
     fn time_left(&self) -> Option<Duration> {
-        let seconds = ioctl::time_left(self.file.as_fd()).ok()?;
+        let seconds = self.driver.time_left().ok()?;
         u64::try_from(seconds).ok().map(Duration::from_secs)
     }
 
     fn reset_last_boot(&self) -> bool {
-        ioctl::boot_status(self.file.as_fd()).is_ok_and(|status| status & ioctl::CARDRESET != 0)
+        self.driver.boot_status().is_ok_and(|status| status & ioctl::CARDRESET != 0)
     }
 
     fn pet(&mut self) -> io::Result<()> {
         // Any byte pets; one that is not `V` also takes back a magic close.
-        self.file.write_all(b"\0")
+        self.driver.write(b"\0")
     }
 
     fn disarm(&mut self) -> Result<(), DeviceError> {
@@ -264,9 +365,9 @@ impl Device for KernelDevice {
         }
         // Some drivers stop at once, some only at the close after a `V`; the latter is what
         // counts, so the answer of the former is not looked at.
-        let _ = ioctl::disable(self.file.as_fd());
-        self.file
-            .write_all(b"V")
+        let _ = self.driver.disable();
+        self.driver
+            .write(b"V")
             .map_err(|error| DeviceError::Disarm { path: self.path.clone(), error })
     }
 }
@@ -323,7 +424,159 @@ fn virtual_machine() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
+
+    /// What a watchdog is, to whoever looks at it from outside: whether it counts, and how it was
+    /// treated.
+    #[derive(Debug, Default)]
+    struct Machine {
+        counts: bool,
+        timeout: i32,
+        range: (i32, i32),
+        pretimeout: i32,
+        pets: u32,
+        magic: bool,
+        nowayout: bool,
+        broken: bool,
+    }
+
+    /// The driver of such a machine; it is closed by being dropped, as a file is.
+    #[derive(Debug)]
+    struct FakeDriver(Rc<RefCell<Machine>>);
+
+    impl Driver for FakeDriver {
+        fn support(&self) -> io::Result<(u32, String)> {
+            let magic = if self.0.borrow().nowayout { 0 } else { ioctl::MAGICCLOSE };
+            Ok((ioctl::SETTIMEOUT | ioctl::PRETIMEOUT | magic, "fake".to_owned()))
+        }
+
+        fn set_timeout(&self, seconds: i32) -> io::Result<()> {
+            let mut machine = self.0.borrow_mut();
+            machine.timeout = seconds.clamp(machine.range.0, machine.range.1);
+            Ok(())
+        }
+
+        fn timeout(&self) -> io::Result<i32> {
+            Ok(self.0.borrow().timeout)
+        }
+
+        fn set_pretimeout(&self, seconds: i32) -> io::Result<()> {
+            self.0.borrow_mut().pretimeout = seconds;
+            Ok(())
+        }
+
+        fn pretimeout(&self) -> io::Result<i32> {
+            Ok(self.0.borrow().pretimeout)
+        }
+
+        fn time_left(&self) -> io::Result<i32> {
+            Ok(self.0.borrow().timeout)
+        }
+
+        fn boot_status(&self) -> io::Result<u32> {
+            Ok(ioctl::CARDRESET)
+        }
+
+        fn disable(&self) -> io::Result<()> {
+            Err(Errno::EOPNOTSUPP.into())
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+            let mut machine = self.0.borrow_mut();
+            if machine.broken {
+                return Err(Errno::EIO.into());
+            }
+            machine.pets += 1;
+            machine.magic = bytes.contains(&b'V');
+            Ok(())
+        }
+    }
+
+    impl Drop for FakeDriver {
+        fn drop(&mut self) {
+            let mut machine = self.0.borrow_mut();
+            if machine.magic && !machine.nowayout {
+                machine.counts = false;
+            }
+        }
+    }
+
+    fn machine() -> Rc<RefCell<Machine>> {
+        let machine = Machine { counts: true, range: (1, 60), pretimeout: 2, ..Machine::default() };
+        Rc::new(RefCell::new(machine))
+    }
+
+    fn start(machine: &Rc<RefCell<Machine>>) -> Result<KernelDevice<FakeDriver>, DeviceError> {
+        let driver = FakeDriver(machine.clone());
+        KernelDevice::start(Path::new("/dev/fake"), driver, Duration::from_secs(5), false)
+    }
+
+    #[test]
+    fn the_timeout_is_set_and_read_back_and_a_warning_is_switched_off() {
+        let machine = machine();
+        let device = start(&machine).unwrap();
+        assert_eq!(machine.borrow().timeout, 5);
+        assert_eq!((device.timeout(), device.pretimeout()), (Duration::from_secs(5), None));
+        assert_eq!(machine.borrow().pretimeout, 0);
+        assert!(device.reset_last_boot());
+        assert_eq!(device.time_left(), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_timeout_that_the_device_does_not_take_is_refused_and_the_device_stopped_again() {
+        let machine = machine();
+        machine.borrow_mut().range = (10, 60);
+        let error = start(&machine).unwrap_err().to_string();
+        assert!(error.contains("took 10 s for a timeout of 5 s"), "{error}");
+        assert!(!machine.borrow().counts);
+    }
+
+    #[test]
+    fn a_device_that_is_dropped_by_accident_goes_on_counting() {
+        let machine = machine();
+        let mut device = start(&machine).unwrap();
+        device.pet().unwrap();
+        drop(device);
+        assert!(machine.borrow().counts);
+    }
+
+    #[test]
+    fn a_disarmed_device_stops_when_it_is_closed_and_a_pet_takes_that_back() {
+        let machine = machine();
+        let mut device = start(&machine).unwrap();
+        device.disarm().unwrap();
+        assert!(machine.borrow().counts, "it is still open");
+        device.pet().unwrap();
+        drop(device);
+        assert!(machine.borrow().counts, "it was petted after the V");
+
+        let mut device = start(&machine).unwrap();
+        device.disarm().unwrap();
+        drop(device);
+        assert!(!machine.borrow().counts);
+    }
+
+    #[test]
+    fn a_device_without_a_way_out_is_kept_and_says_so() {
+        let machine = machine();
+        machine.borrow_mut().nowayout = true;
+        let mut device = start(&machine).unwrap();
+        assert!(matches!(device.disarm(), Err(DeviceError::NoWayOut(_))));
+        assert!(machine.borrow().counts);
+    }
+
+    #[test]
+    fn a_pet_that_fails_is_an_error_and_not_a_pet() {
+        let machine = machine();
+        let mut device = start(&machine).unwrap();
+        machine.borrow_mut().broken = true;
+        assert!(device.pet().is_err());
+        assert!(matches!(device.disarm(), Err(DeviceError::Disarm { .. })));
+        assert_eq!(machine.borrow().pets, 0);
+    }
 
     #[test]
     fn only_known_hardware_outside_a_virtual_machine_is_class_a() {
