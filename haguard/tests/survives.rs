@@ -18,6 +18,7 @@ use haguard::command::demo::verdict::{Effects, two_sides};
 use haguard::command::demo::world::{Plan, World};
 use nix::sys::signal::Signal;
 use protocol::rng::Rng;
+use protocol::times;
 use protocol::vote::Algorithm;
 use tokio::time::sleep;
 
@@ -240,6 +241,15 @@ impl Test {
         }
     }
 
+    /// The service says that it runs a moment before it does something.
+    async fn wait_for_lines_of(&self, node: u32) {
+        let limit = now() + LIMIT;
+        while !self.effects().stretches.iter().any(|stretch| stretch.node == node) {
+            assert!(now() < limit, "no line of node {node}; {}", self.story());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn story(&self) -> String {
         format!("after: {}; logs in {}", self.done.join(" "), self.directory.join("logs").display())
     }
@@ -268,4 +278,37 @@ async fn survives_four_random_sequences_of_seed_4() {
 #[tokio::test]
 async fn survives_four_random_sequences_with_paused_nodes() {
     Test::start(5, false).await.run(true).await;
+}
+
+/// From the moment the holder's daemon stands still or is gone, nothing renews its entitlement:
+/// that ends with a lease at the latest, and the service is dead one bound later, whoever lives.
+async fn dies_in_time(seed: u64, signal: Signal) {
+    let mut test = Test::start(seed, true).await;
+    test.wait_for_lines_of(2).await;
+    let (holder, other, struck) = (2, 1, now());
+    test.world.signal_daemon(holder, signal).unwrap();
+    test.wait("the other node takes over", |record| runs_on(record, &[other])).await;
+    test.wait_for_lines_of(other).await;
+    let stretches = test.effects().stretches;
+    let last = stretches.iter().filter(|s| s.node == holder).map(|s| s.to_ms).max().unwrap();
+    let first = stretches.iter().filter(|s| s.node == other).map(|s| s.from_ms).min().unwrap();
+    let bound = struck + times::LEASE + times::STOP_PROOF;
+    assert!(last <= bound.as_millis(), "it lived {} ms", last - struck.as_millis());
+    assert!(last < first, "node {other} began at {first}, before the end at {last}");
+    let sides = test.sampler.read(|record| two_sides(record.runs()));
+    assert!(sides.is_empty(), "two sides: {sides:?} {}", test.story());
+    let _ = test.world.signal_daemon(holder, Signal::SIGCONT);
+    let directory = test.directory.clone();
+    drop(test);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_node_daemon_ends_with_its_service_dead_within_the_bound() {
+    dies_in_time(11, Signal::SIGSTOP).await;
+}
+
+#[tokio::test]
+async fn a_killed_node_daemon_ends_with_its_service_dead_within_the_bound() {
+    dies_in_time(12, Signal::SIGKILL).await;
 }
