@@ -67,12 +67,11 @@ impl Ballot {
 
 impl Device {
     /// The host has installed a view: the arbiter is asked for a vote in it.
-    pub(super) fn view_changed(&mut self, now: Time) {
+    pub(super) fn view_changed(&mut self) {
         self.ballot.vote = Some(Vote::WaitForReply);
         self.ballot.confirm = None;
         self.problem.clear();
         self.start_heuristics(Purpose::View);
-        let _ = now;
     }
 
     pub(super) fn start_heuristics(&mut self, purpose: Purpose) {

@@ -239,7 +239,7 @@ impl Device {
             FromHost::View(view) => {
                 self.highest_epoch = self.highest_epoch.max(view.epoch);
                 host.view = Some(view);
-                self.view_changed(now);
+                self.view_changed();
             }
             FromHost::Quorum(quorum) => {
                 host.quorum = Some(quorum);

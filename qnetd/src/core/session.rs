@@ -216,7 +216,7 @@ impl Arbiter {
             self.close(now, id, CloseReason::WrongIdentity);
             return Err(ErrorCode::InternalError);
         }
-        self.check_cluster(now, id, &membership)?;
+        self.check_cluster(now, &membership)?;
         let client = self.client_mut(id)?;
         client.heartbeat = std::time::Duration::from_millis(u64::from(heartbeat_ms));
         client.view = ViewId { ring, nonce: 0 };
@@ -235,7 +235,7 @@ impl Arbiter {
     }
 
     /// A newcomer must agree with every client of its cluster, and its node id must be its own.
-    fn check_cluster(&mut self, now: Time, id: ClientId, new: &Membership) -> Result<(), Refusal> {
+    fn check_cluster(&mut self, now: Time, new: &Membership) -> Result<(), Refusal> {
         let Some(cluster) = self.clusters.get(&new.cluster) else { return Ok(()) };
         let joined: Vec<ClientId> = cluster.joined.values().copied().collect();
         for other in joined {
@@ -255,7 +255,6 @@ impl Arbiter {
                 return Err(ErrorCode::AlgorithmDiffers);
             }
         }
-        let _ = id;
         Ok(())
     }
 
