@@ -18,6 +18,8 @@ corosync          corosync              the stock cluster engine, host of a quor
 corosync-qnetd    corosync-qnetd        the stock arbiter, which ours replaces
 corosync-qdevice  corosync-qdevice      the stock quorum device, which ours replaces
 libnss3-tools     certutil              reads and writes the NSS databases of the stock daemons
+pcs               pcs                   sets up a quorum device with ours in the stock ones' place
+systemd           systemctl             is what a stand-in of the tests covers
 iproute2          ip                    makes network namespaces and the links between them
 nftables          nft                   cuts those links, in one direction or both
 procps            ps                    looks at the processes that a test started
@@ -164,7 +166,10 @@ install_packages() {
     policy_rc_d=
     # Nor at the next boot. Only what this run brought: a cluster that was here stays as it is.
     for unit in "${missing[@]}"; do
-        case $unit in corosync*) systemctl disable --quiet "$unit" 2>/dev/null ;; esac
+        case $unit in
+        corosync*) systemctl disable --quiet "$unit" 2>/dev/null ;;
+        pcs) systemctl disable --quiet pcsd pcsd-ruby 2>/dev/null ;;
+        esac
     done
     mapfile -t missing < <(missing_packages)
     [ ${#missing[@]} -eq 0 ] || die "installed, but their programs are not found: ${missing[*]}"
@@ -239,7 +244,8 @@ demo_check() {
     check demo 300 "${isolated[@]}" "${as_builder[@]}" "$haguard" demo
 }
 
-"${as_builder[@]}" mkdir -p "$LOGS" || die "cannot write to $PWD/target"
+"${as_builder[@]}" mkdir -p "$LOGS" && "${as_builder[@]}" test -w "$LOGS" ||
+    die "cannot write to $PWD/$LOGS: whose is it?"
 return_target
 command -v cargo >/dev/null ||
     die "cargo is not in PATH nor in $HOME/.cargo/bin: install Rust from https://rustup.rs"

@@ -5,6 +5,9 @@
 //! serial        "version = 1" and the last serial that was used
 //! lock          held while a serial is taken
 //! ```
+//! In the store of a stock arbiter ([`crate::stock_store`]) the last serial is in `serial.txt`
+//! instead, a decimal number as corosync-qnetd-certutil writes it, so that both count on from the
+//! same one.
 //! A serial is on disk before the certificate that has it exists, so that no two certificates of
 //! one authority ever share one, whatever crashes; a number may be skipped.
 
@@ -30,6 +33,9 @@ pub const KEY_FILE: &str = "ca-key.pem";
 /// The last serial in its directory.
 pub const SERIAL_FILE: &str = "serial";
 
+/// The last serial in a stock arbiter's directory (corosync-qnetd-certutil `SERIAL_NO_FILE`).
+pub const STOCK_SERIAL_FILE: &str = "serial.txt";
+
 const LOCK_FILE: &str = "lock";
 
 /// The format of the serial file.
@@ -52,18 +58,18 @@ pub enum AuthorityError {
     NotFound(PathBuf),
     /// The serial file is damaged or of another version. Guessing could reuse a serial.
     #[error(
-        "{}: is not a serial file of version {VERSION}: restore it, or write the highest serial \
-         ever issued into it",
+        "{}: is no serial file that we know: restore it, or write the highest serial ever issued \
+         into it",
         .0.display()
     )]
     BadSerial(PathBuf),
     /// The directory could not be locked.
-    #[error("{}: cannot be locked ({source}): check its owner and mode", path.display())]
+    #[error("{}: cannot be locked ({error}): check its owner and mode", path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The system gave no randomness.
     #[error("the system gave no random bytes: try again later")]
@@ -76,11 +82,19 @@ pub enum AuthorityError {
     Issue(#[from] IssueError),
 }
 
+/// The file that keeps the last serial.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum SerialFile {
+    Own,
+    Stock,
+}
+
 /// An authority and the directory that keeps it.
 #[derive(Debug)]
 pub struct AuthorityDir {
     directory: PathBuf,
     authority: Authority,
+    serial_file: SerialFile,
 }
 
 impl AuthorityDir {
@@ -96,6 +110,14 @@ impl AuthorityDir {
         Self::create_with_key(directory, kind, Key::generate()?, validity)
     }
 
+    /// Makes a new authority in the store of a stock arbiter, with its serial file.
+    ///
+    /// # Errors
+    /// As [`AuthorityDir::create`].
+    pub fn create_in_store(directory: &Path, validity: Validity) -> Result<Self, AuthorityError> {
+        Self::make(directory, Kind::Stock, SerialFile::Stock, Key::generate()?, validity)
+    }
+
     /// Makes a new authority with a given key; the way to an RSA authority.
     ///
     /// # Errors
@@ -103,6 +125,16 @@ impl AuthorityDir {
     pub fn create_with_key(
         directory: &Path,
         kind: Kind,
+        key: Key,
+        validity: Validity,
+    ) -> Result<Self, AuthorityError> {
+        Self::make(directory, kind, SerialFile::Own, key, validity)
+    }
+
+    fn make(
+        directory: &Path,
+        kind: Kind,
+        serial_file: SerialFile,
         key: Key,
         validity: Validity,
     ) -> Result<Self, AuthorityError> {
@@ -117,13 +149,13 @@ impl AuthorityDir {
             Kind::Own => Serial(random_start()?),
             Kind::Stock => Serial(STOCK_SERIAL_BEFORE_FIRST + 1),
         };
-        write_serial(directory, serial)?;
+        serial_file.write(directory, serial)?;
         let authority = Authority::create_with_key(kind, key, serial, validity)?;
         files::write_private(&directory.join(KEY_FILE), authority.key_pem().as_bytes())?;
         // The certificate comes last: an authority without one was never there.
         let certificate = authority.certificate_pem();
         files::write_public(&directory.join(CERTIFICATE_FILE), certificate.as_bytes())?;
-        Ok(Self { directory: directory.to_owned(), authority })
+        Ok(Self { directory: directory.to_owned(), authority, serial_file })
     }
 
     /// Opens the authority in `directory`.
@@ -139,8 +171,22 @@ impl AuthorityDir {
         };
         let key = files::read(&directory.join(KEY_FILE))?;
         let authority = Authority::from_pem(&certificate, &key)?;
-        read_serial(directory)?;
-        Ok(Self { directory: directory.to_owned(), authority })
+        let serial_file = SerialFile::of(directory);
+        serial_file.read(directory)?;
+        Ok(Self { directory: directory.to_owned(), authority, serial_file })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The last serial that was used.
+    ///
+    /// # Errors
+    /// When its file is damaged.
+    pub fn last_serial(&self) -> Result<Serial, AuthorityError> {
+        self.serial_file.read(&self.directory)
     }
 
     /// The authority in memory.
@@ -176,10 +222,10 @@ impl AuthorityDir {
     /// The next serial, stored as used before it is returned.
     fn take_serial(&self) -> Result<Serial, AuthorityError> {
         let _lock = lock(&self.directory)?;
-        let Serial(last) = read_serial(&self.directory)?;
-        let bad = || AuthorityError::BadSerial(self.directory.join(SERIAL_FILE));
+        let Serial(last) = self.serial_file.read(&self.directory)?;
+        let bad = || AuthorityError::BadSerial(self.directory.join(self.serial_file.name()));
         let next = Serial(last.checked_add(1).ok_or_else(bad)?);
-        write_serial(&self.directory, next)?;
+        self.serial_file.write(&self.directory, next)?;
         Ok(next)
     }
 }
@@ -187,7 +233,7 @@ impl AuthorityDir {
 /// Keeps other processes from taking a serial until dropped.
 fn lock(directory: &Path) -> Result<Flock<File>, AuthorityError> {
     let path = directory.join(LOCK_FILE);
-    let failed = |source| AuthorityError::Lock { path: path.clone(), source };
+    let failed = |error| AuthorityError::Lock { path: path.clone(), error };
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let mut file = opened.map_err(failed)?;
     loop {
@@ -199,21 +245,53 @@ fn lock(directory: &Path) -> Result<Flock<File>, AuthorityError> {
     }
 }
 
-fn write_serial(directory: &Path, Serial(serial): Serial) -> Result<(), FileError> {
-    let text = format!("version = {VERSION}\nserial = {serial}\n");
-    files::write_private(&directory.join(SERIAL_FILE), text.as_bytes())
-}
+impl SerialFile {
+    /// The one that an existing authority has.
+    fn of(directory: &Path) -> Self {
+        let own = directory.join(SERIAL_FILE);
+        if !own.exists() && directory.join(STOCK_SERIAL_FILE).exists() {
+            return Self::Stock;
+        }
+        Self::Own
+    }
 
-fn read_serial(directory: &Path) -> Result<Serial, AuthorityError> {
-    let path = directory.join(SERIAL_FILE);
-    let bytes = files::read(&path)?;
-    let text = String::from_utf8_lossy(&bytes);
-    parse_serial(&text).ok_or(AuthorityError::BadSerial(path))
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Own => SERIAL_FILE,
+            Self::Stock => STOCK_SERIAL_FILE,
+        }
+    }
+
+    fn write(self, directory: &Path, Serial(serial): Serial) -> Result<(), FileError> {
+        let text = match self {
+            Self::Own => format!("version = {VERSION}\nserial = {serial}\n"),
+            Self::Stock => format!("{serial}\n"),
+        };
+        files::write_private(&directory.join(self.name()), text.as_bytes())
+    }
+
+    fn read(self, directory: &Path) -> Result<Serial, AuthorityError> {
+        let path = directory.join(self.name());
+        let bytes = files::read(&path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let serial = match self {
+            Self::Own => parse_serial(&text),
+            Self::Stock => parse_stock_serial(&text),
+        };
+        serial.ok_or(AuthorityError::BadSerial(path))
+    }
 }
 
 fn parse_serial(text: &str) -> Option<Serial> {
     let rest = text.strip_prefix(&format!("version = {VERSION}\nserial = "))?;
     rest.strip_suffix('\n')?.parse().ok().map(Serial)
+}
+
+/// What corosync-qnetd-certutil writes with `echo`.
+pub(crate) fn parse_stock_serial(text: &str) -> Option<Serial> {
+    let digits = text.strip_suffix('\n').unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    digits.parse().ok().filter(|_| plain).map(Serial)
 }
 
 /// A serial from which 2⁶² more can be counted, unlikely to be another authority's.
@@ -242,6 +320,15 @@ mod tests {
             "version = 1\nserial = 18446744073709551616\n",
         ] {
             assert_eq!(parse_serial(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_stock_serial_file_is_a_number() {
+        assert_eq!(parse_stock_serial("103\n"), Some(Serial(103)));
+        assert_eq!(parse_stock_serial("103"), Some(Serial(103)));
+        for bad in ["", "\n", "+103\n", "-1\n", "103\n\n", "1e3", "18446744073709551616"] {
+            assert_eq!(parse_stock_serial(bad), None, "{bad:?}");
         }
     }
 

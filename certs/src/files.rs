@@ -7,10 +7,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use rustls::pki_types::UnixTime;
 use thiserror::Error;
+use x509_parser::time::ASN1Time;
 
-use crate::material::{self, Credential, MaterialError, Trust};
+use crate::material::{self, Credential, MaterialError, Purpose, Standing, Trust, VouchError};
 
 /// The largest file that is read, in bytes; a chain of RSA certificates has a few thousand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -32,14 +35,14 @@ pub enum FileError {
     },
     /// The file exists but cannot be read.
     #[error(
-        "{}: cannot be read ({source}): check its owner and mode, and the user of this process",
+        "{}: cannot be read ({error}): check its owner and mode, and the user of this process",
         path.display()
     )]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file is larger than any certificate file.
     #[error(
@@ -51,12 +54,12 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The file was read, and what is in it cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: MaterialError,
+        error: MaterialError,
     },
     /// The certificate and the key are both in order but not a pair.
     #[error(
@@ -70,16 +73,29 @@ pub enum FileError {
         /// The file with the key.
         key: PathBuf,
     },
+    /// No peer that trusts the same authority would believe the certificate.
+    #[error(
+        "{}: {error}: issue it again, by the authority whose certificate is in {}",
+        certificate.display(), authority.display()
+    )]
+    NotVouchedFor {
+        /// The file with the certificate.
+        certificate: PathBuf,
+        /// The file with the authority's certificate.
+        authority: PathBuf,
+        /// What is wrong with it.
+        error: VouchError,
+    },
     /// The file could not be written; the old one, if any, is untouched.
     #[error(
-        "{}: cannot be written ({source}): check the directory's owner, mode and free space",
+        "{}: cannot be written ({error}): check the directory's owner, mode and free space",
         path.display()
     )]
     Unwritable {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -88,7 +104,7 @@ pub enum FileError {
 /// # Errors
 /// When the file is missing, unreadable, or has no usable certificate.
 pub fn load_trust(path: &Path) -> Result<Trust, FileError> {
-    Trust::from_pem(&read(path)?).map_err(|source| content(path, source))
+    Trust::from_pem(&read(path)?).map_err(|error| content(path, error))
 }
 
 /// Reads a certificate chain (leaf first) and its private key; both may be in one file.
@@ -97,8 +113,8 @@ pub fn load_trust(path: &Path) -> Result<Trust, FileError> {
 /// When a file is missing, unreadable, of the wrong kind, or the two are not a pair.
 pub fn load_credential(certificate: &Path, key: &Path) -> Result<Credential, FileError> {
     let chain = material::certificates(&read(certificate)?);
-    let chain = chain.map_err(|source| content(certificate, source))?;
-    let private = material::private_key(&read(key)?).map_err(|source| content(key, source))?;
+    let chain = chain.map_err(|error| content(certificate, error))?;
+    let private = material::private_key(&read(key)?).map_err(|error| content(key, error))?;
     Credential::new(chain, private).map_err(|error| match error {
         MaterialError::KeyMismatch => {
             FileError::KeyMismatch { certificate: certificate.to_owned(), key: key.to_owned() }
@@ -111,17 +127,80 @@ pub fn load_credential(certificate: &Path, key: &Path) -> Result<Credential, Fil
     })
 }
 
+/// The files of one side of a TLS connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// The certificates of the authorities whose peers are believed.
+    pub authority: &'a Path,
+    /// Our chain, leaf first.
+    pub certificate: &'a Path,
+    /// The leaf's private key.
+    pub key: &'a Path,
+}
+
+/// What was in them.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Whom we believe.
+    pub trust: Trust,
+    /// Who we are.
+    pub own: Credential,
+    /// A line for the log: peers refuse us for the time being.
+    pub warning: Option<String>,
+}
+
+impl Files<'_> {
+    /// Reads the files, and checks that peers with the same authority will believe us
+    /// ([`Trust::vouch_for`]): a certificate from elsewhere would otherwise show only as
+    /// handshakes that fail, on the other side.
+    ///
+    /// # Errors
+    /// When a file cannot be used, or the certificate not with this authority.
+    pub fn load(&self, purpose: Purpose) -> Result<Loaded, FileError> {
+        let trust = load_trust(self.authority)?;
+        let own = load_credential(self.certificate, self.key)?;
+        let standing =
+            trust.vouch_for(&own, purpose, clock()).map_err(|error| FileError::NotVouchedFor {
+                certificate: self.certificate.to_owned(),
+                authority: self.authority.to_owned(),
+                error,
+            })?;
+        let warning = match standing {
+            Standing::Valid => None,
+            Standing::NotBefore(start) => Some(format!(
+                "{}: is not valid before {}, and peers refuse it until then: is this host's clock \
+                 right?",
+                self.certificate.display(),
+                date(start)
+            )),
+        };
+        Ok(Loaded { trust, own, warning })
+    }
+}
+
+/// The system's clock, by which handshakes judge certificates too.
+#[expect(clippy::disallowed_methods, reason = "certificates are valid by the wall clock")]
+fn clock() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::since_unix_epoch(since.unwrap_or_default())
+}
+
+fn date(seconds: i64) -> String {
+    ASN1Time::from_timestamp(seconds)
+        .map_or_else(|_| format!("second {seconds} of 1970"), |time| time.to_string())
+}
+
 /// Reads a file of bounded size.
 ///
 /// # Errors
 /// When the file is missing, unreadable or too large.
 pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
-    let unreadable = |source: io::Error| {
+    let unreadable = |error: io::Error| {
         let path = path.to_owned();
-        if source.kind() == io::ErrorKind::NotFound {
+        if error.kind() == io::ErrorKind::NotFound {
             return FileError::Missing { path };
         }
-        FileError::Unreadable { path, source }
+        FileError::Unreadable { path, error }
     };
     let file = File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
@@ -137,7 +216,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
 /// # Errors
 /// When the new file cannot be completed; the old one is untouched then.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    replace(path, bytes, MODE_PRIVATE).map_err(|source| unwritable(path, source))
+    replace(path, bytes, MODE_PRIVATE).map_err(|error| unwritable(path, error))
 }
 
 /// Replaces a file atomically with one that everybody may read. For certificates.
@@ -145,7 +224,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// # Errors
 /// As [`write_private`].
 pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    replace(path, bytes, MODE_PUBLIC).map_err(|source| unwritable(path, source))
+    replace(path, bytes, MODE_PUBLIC).map_err(|error| unwritable(path, error))
 }
 
 /// Makes a directory that only its owner may enter, unless it exists.
@@ -158,7 +237,7 @@ pub fn make_private_directory(path: &Path) -> Result<(), FileError> {
     }
     let made = fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
-    made.map_err(|source| unwritable(path, source))
+    made.map_err(|error| unwritable(path, error))
 }
 
 /// Write beside, sync, rename over, sync the directory: after a power loss the name stands for
@@ -207,10 +286,10 @@ impl Drop for Beside {
     }
 }
 
-fn content(path: &Path, source: MaterialError) -> FileError {
-    FileError::Content { path: path.to_owned(), source }
+fn content(path: &Path, error: MaterialError) -> FileError {
+    FileError::Content { path: path.to_owned(), error }
 }
 
-fn unwritable(path: &Path, source: io::Error) -> FileError {
-    FileError::Unwritable { path: path.to_owned(), source }
+fn unwritable(path: &Path, error: io::Error) -> FileError {
+    FileError::Unwritable { path: path.to_owned(), error }
 }

@@ -10,6 +10,9 @@
 //! * [`names`]: which names a certificate may carry.
 //! * [`issue`]: [`issue::Authority`], a CA in memory: issues certificates and signs requests.
 //! * [`authority`]: [`authority::AuthorityDir`], a CA on disk, with serials that are never reused.
+//! * [`stock_store`]: the directories of corosync-qnetd-certutil and corosync-qdevice-net-certutil.
+//! * [`pkcs12`]: a key with its certificates, in the form that NSS passes on.
+//! * [`transfer`]: from the NSS databases of the stock programs to our files and back, with [`nss`].
 //! * [`material`]: [`Trust`] (whom we believe) and [`Credential`] (who we are), from PEM text.
 //! * [`files`]: reads them from files; writes files atomically with the right modes.
 //! * [`verify`]: [`Identity`], who the owner of a certificate is.
@@ -39,13 +42,18 @@
 
 pub mod arbiter_tls;
 pub mod authority;
+mod dump;
 pub mod files;
 #[cfg(test)]
 mod fixtures;
 pub mod issue;
 pub mod material;
 pub mod names;
+pub mod nss;
+pub mod pkcs12;
+pub mod stock_store;
 pub mod tls;
+pub mod transfer;
 pub mod verify;
 
 pub use arbiter_tls::{AcceptError, ArbiterTls, ClientCert, TlsStream};

@@ -4,14 +4,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::pem as pem_text;
-use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
 use thiserror::Error;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 /// The most certificates in one PEM text; a chain or a CA rotation needs two or three.
 const CERTIFICATES_MAX: usize = 16;
@@ -51,6 +56,39 @@ pub enum MaterialError {
     KeyMismatch,
 }
 
+/// What a certificate is shown for; webpki looks for it in the extended key usage, where there is
+/// one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// By a node, to the arbiter.
+    Client,
+    /// By the arbiter.
+    Server,
+}
+
+/// Since when peers believe a credential.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// Already.
+    Valid,
+    /// From this second on, since 1970-01-01 UTC.
+    NotBefore(i64),
+}
+
+/// Why peers with the same trust would refuse a credential, now and later.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum VouchError {
+    /// Another CA signed it, perhaps one of the same name.
+    #[error("was issued by another authority")]
+    Foreign,
+    /// Its validity has ended.
+    #[error("has expired")]
+    Expired,
+    /// Something else that webpki does not accept, in its words.
+    #[error("is refused by peers ({0})")]
+    Refused(String),
+}
+
 /// The certificates of the CAs whose peers we believe; usually one, two while a CA is replaced.
 #[derive(Clone, Debug)]
 pub struct Trust {
@@ -86,6 +124,59 @@ impl Trust {
     /// The certificates, in the order given.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
+    }
+
+    /// Whether peers who trust the same CAs will believe `own`, by the functions that judge a
+    /// peer's certificate in a handshake, at the time `now`.
+    ///
+    /// Refuses only what a handshake would refuse for ever. After a blackout a host without a
+    /// battery for its clock starts years ago and corrects that when it has the network (safety
+    /// 38): a certificate that is not valid yet is judged at its first second, and
+    /// [`Standing::NotBefore`] says when that is. An expired one stays expired, as time passes.
+    ///
+    /// # Errors
+    /// [`VouchError`].
+    pub fn vouch_for(
+        &self,
+        own: &Credential,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Result<Standing, VouchError> {
+        match self.judge(own, purpose, now) {
+            Ok(()) => Ok(Standing::Valid),
+            Err(refusal) if is_too_early(&refusal) => {
+                let start = own.valid_from().ok_or_else(|| vouch_error(&refusal))?;
+                let then = Duration::from_secs(u64::try_from(start).unwrap_or(0));
+                self.judge(own, purpose, UnixTime::since_unix_epoch(then))
+                    .map(|()| Standing::NotBefore(start))
+                    .map_err(|refusal| vouch_error(&refusal))
+            }
+            Err(refusal) => Err(vouch_error(&refusal)),
+        }
+    }
+
+    fn judge(
+        &self,
+        own: &Credential,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let between = &own.chain[1..];
+        match purpose {
+            Purpose::Server => verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(own.leaf())?,
+                &self.roots,
+                between,
+                now,
+                provider.signature_verification_algorithms.all,
+            ),
+            Purpose::Client => WebPkiClientVerifier::builder_with_provider(self.roots(), provider)
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?
+                .verify_client_cert(own.leaf(), between, now)
+                .map(|_| ()),
+        }
     }
 
     /// The same for rustls 0.23.
@@ -135,6 +226,15 @@ impl Credential {
     /// The leaf, which names us.
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0]
+    }
+
+    /// The first second in which all certificates of the chain are valid, since 1970-01-01 UTC.
+    fn valid_from(&self) -> Option<i64> {
+        let starts = self.chain.iter().map(|certificate| {
+            let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+            Some(certificate.validity().not_before.timestamp())
+        });
+        starts.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     /// The private key of the leaf.
@@ -212,4 +312,102 @@ fn not_pem(error: &pem::Error) -> MaterialError {
 
 fn bad_certificate(error: rustls::Error) -> MaterialError {
     MaterialError::BadCertificate(error.to_string())
+}
+
+fn is_too_early(refusal: &rustls::Error) -> bool {
+    use CertificateError::{NotValidYet, NotValidYetContext};
+    matches!(refusal, rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }))
+}
+
+/// A CA of the same name but with another key shows as a bad signature: stock authorities are all
+/// named alike.
+fn vouch_error(refusal: &rustls::Error) -> VouchError {
+    use CertificateError::{BadSignature, Expired, ExpiredContext, UnknownIssuer};
+    if let rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) = refusal {
+        return VouchError::Foreign;
+    }
+    if let rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) = refusal {
+        return VouchError::Expired;
+    }
+    VouchError::Refused(refusal.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::ExtendedKeyUsagePurpose;
+
+    use super::*;
+    use crate::fixtures::{Site, cluster, expired, not_yet, now, years};
+    use crate::issue::{Kind, Subject, Validity};
+
+    fn at(time: SystemTime) -> UnixTime {
+        UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap())
+    }
+
+    #[test]
+    fn what_an_authority_has_issued_is_vouched_for() {
+        for kind in [Kind::Own, Kind::Stock] {
+            let site = Site::new(kind);
+            let vouch = |subject: &Subject, purpose| {
+                site.trust().vouch_for(&site.credential(subject), purpose, at(now()))
+            };
+            assert_eq!(vouch(&Subject::Server, Purpose::Server), Ok(Standing::Valid), "{kind:?}");
+            assert_eq!(vouch(&cluster(), Purpose::Client), Ok(Standing::Valid), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn another_authority_is_foreign_even_if_it_is_named_alike() {
+        for kind in [Kind::Own, Kind::Stock] {
+            let (site, other) = (Site::new(kind), Site::new(kind));
+            for purpose in [Purpose::Client, Purpose::Server] {
+                let own = other.credential(&cluster());
+                let refused = site.trust().vouch_for(&own, purpose, at(now()));
+                assert_eq!(refused, Err(VouchError::Foreign), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_expired_certificate_is_refused() {
+        let site = Site::new(Kind::Stock);
+        let own = site.credential_valid(&cluster(), expired());
+        let refused = site.trust().vouch_for(&own, Purpose::Client, at(now()));
+        assert_eq!(refused, Err(VouchError::Expired));
+    }
+
+    #[test]
+    fn on_a_dead_clock_a_certificate_is_judged_at_its_first_second() {
+        let (site, other) = (Site::new(Kind::Stock), Site::new(Kind::Stock));
+        let own = site.credential_valid(&cluster(), not_yet());
+        let Ok(Standing::NotBefore(start)) =
+            site.trust().vouch_for(&own, Purpose::Client, at(now()))
+        else {
+            panic!("not refused and not valid");
+        };
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(start.try_into().unwrap());
+        assert!(start > now() + years(1) - Duration::from_secs(2 * 24 * 3600));
+        let began = UnixTime::since_unix_epoch(Duration::ZERO);
+        let standing = site.trust().vouch_for(&site.credential(&cluster()), Purpose::Client, began);
+        assert!(matches!(standing, Ok(Standing::NotBefore(_))), "{standing:?}");
+        let foreign = other.trust().vouch_for(&own, Purpose::Client, began);
+        assert_eq!(foreign, Err(VouchError::Foreign));
+    }
+
+    #[test]
+    fn a_certificate_for_something_else_is_refused() {
+        let site = Site::new(Kind::Own);
+        let own = site.credential_with(|params| {
+            let valid = Validity::starting(now());
+            params.not_before = valid.now.into();
+            params.not_after = (valid.now + years(1)).into();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+        });
+        for purpose in [Purpose::Client, Purpose::Server] {
+            let refused = site.trust().vouch_for(&own, purpose, at(now()));
+            assert!(matches!(refused, Err(VouchError::Refused(_))), "{refused:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use ::qdevice::config::Places;
 use clap::{Args, Parser, Subcommand};
-use haguard::command::{certs, demo, node, qdevice, qnetd, status};
+use haguard::command::{certs, certutil, demo, node, qdevice, qnetd, status};
 use haguard::screen;
 
 /// Keeps a two-node or even-sized cluster consistent when its network splits
@@ -67,6 +67,8 @@ fn main() -> ExitCode {
         "corosync-qnetd" => qnetd::run(name, &rest().collect::<Vec<_>>()),
         "corosync-qnetd-tool" => ::qnetd::main_qnetd_tool(name, &rest().collect::<Vec<_>>()),
         "corosync-qdevice" => qdevice::run(name, &rest().collect::<Vec<_>>(), Places::Stock),
+        "corosync-qnetd-certutil" => certutil::qnetd(name, &rest().collect::<Vec<_>>()),
+        "corosync-qdevice-net-certutil" => certutil::node(name, &rest().collect::<Vec<_>>()),
         "corosync-qdevice-tool" => qdevice::tool(name, &rest().collect::<Vec<_>>()),
         _ => run(Cli::parse().verb),
     }

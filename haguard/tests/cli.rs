@@ -1,46 +1,8 @@
 //! The command line as scripts see it: exit codes, and one line where something is wrong.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
-/// A directory of one test, gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("haguard-cli-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn haguard(args: &[&str]) -> Output {
-    called_as(Path::new(env!("CARGO_BIN_EXE_haguard")), args)
-}
-
-fn called_as(program: &Path, args: &[&str]) -> Output {
-    Command::new(program).args(args).env_remove("RUST_LOG").output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
+use common::{PROGRAM, Scratch, called_as, haguard, stderr, stdout};
 
 /// Exit code 1 and exactly one line, which is returned.
 fn refused(args: &[&str]) -> String {
@@ -81,34 +43,53 @@ fn help_and_version_exit_with_0() {
 }
 
 #[test]
-fn the_stock_daemons_flags_reach_the_arbiter() {
-    let output = haguard(&["qnetd", "-h"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("usage: haguard qnetd [-46dfhv]"), "{output:?}");
-    let output = haguard(&["qnetd", "-p", "0"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("host port must be in range 1-65535"), "{output:?}");
+fn the_stock_daemons_flags_reach_arbiter_and_device() {
+    for verb in ["qnetd", "qdevice"] {
+        for flag in ["-h", "--help", "-dh"] {
+            let output = haguard(&[verb, flag]);
+            assert_eq!(output.status.code(), Some(0), "{verb} {flag}: {output:?}");
+            let text = stdout(&output);
+            assert!(text.starts_with(&format!("usage: haguard {verb} [-")), "{text}");
+            assert!(text.contains("stays in the foreground"), "{text}");
+            assert!(text.contains("2 wrong arguments"), "{text}");
+            assert_eq!(stderr(&output), "");
+        }
+        for args in [&[verb, "-z"][..], &[verb, "-S", "nonsense=1"], &[verb, "--what"]] {
+            let output = haguard(args);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(text.contains(&format!("haguard {verb} -h shows all flags")), "{text}");
+            assert_eq!(stdout(&output), "");
+        }
+    }
+    for flag in ["-v", "--version"] {
+        let output = haguard(&["qnetd", flag]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(stdout(&output).contains("Supported algorithms"), "{output:?}");
+    }
 }
 
 #[test]
 fn called_by_a_stock_name_it_is_that_program() {
-    let scratch = Scratch::new("names");
+    let scratch = Scratch::new("cli-names");
     for (name, start) in [
         ("corosync-qnetd", "usage: corosync-qnetd "),
         ("corosync-qnetd-tool", "usage: corosync-qnetd-tool "),
         ("corosync-qdevice", "usage: corosync-qdevice "),
         ("corosync-qdevice-tool", "usage: corosync-qdevice-tool "),
     ] {
-        let link = scratch.0.join(name);
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_haguard"), &link).unwrap();
+        let link = scratch.root().join(name);
+        std::os::unix::fs::symlink(PROGRAM, &link).unwrap();
         let output = called_as(&link, &["-h"]);
         assert!(stdout(&output).starts_with(start), "{name}: {output:?}");
+        assert!(!stdout(&output).contains("stays in the foreground"), "{name}: {output:?}");
     }
 }
 
 #[test]
 fn a_node_without_its_certificate_says_so_in_one_line() {
-    let scratch = Scratch::new("missing");
+    let scratch = Scratch::new("cli-missing");
     let conf = scratch.path("corosync.conf");
     let text = "totem {\n version: 2\n cluster_name: c\n}\nnodelist {\n node {\n nodeid: 1\n \
                 ring0_addr: 127.0.0.1\n }\n}\nquorum {\n provider: corosync_votequorum\n}\n";
@@ -135,7 +116,7 @@ fn a_node_without_its_certificate_says_so_in_one_line() {
 
 #[test]
 fn status_with_nothing_running_exits_with_1_and_says_what_to_do() {
-    let scratch = Scratch::new("nothing");
+    let scratch = Scratch::new("cli-nothing");
     let text = refused(&["status", "--run-dir", &scratch.path("")]);
     assert!(text.starts_with("haguard status: no daemon runs in "), "{text}");
     assert!(text.contains("start haguard node or haguard qnetd"), "{text}");
@@ -143,7 +124,7 @@ fn status_with_nothing_running_exits_with_1_and_says_what_to_do() {
 
 #[test]
 fn status_names_the_daemon_that_is_down() {
-    let scratch = Scratch::new("down");
+    let scratch = Scratch::new("cli-down");
     drop(std::os::unix::net::UnixListener::bind(scratch.path("node.sock")).unwrap());
     let text = refused(&["status", "--run-dir", &scratch.path("")]);
     assert!(text.contains("haguard node: not running"), "{text}");
@@ -151,7 +132,7 @@ fn status_names_the_daemon_that_is_down() {
 
 #[test]
 fn status_does_not_wait_for_a_daemon_that_is_stuck() {
-    let scratch = Scratch::new("stuck");
+    let scratch = Scratch::new("cli-stuck");
     let _stuck = std::os::unix::net::UnixListener::bind(scratch.path("node.sock")).unwrap();
     let text = refused(&["status", "--run-dir", &scratch.path("")]);
     assert!(text.contains("no answer within 2 s"), "{text}");
@@ -159,7 +140,7 @@ fn status_does_not_wait_for_a_daemon_that_is_stuck() {
 
 #[test]
 fn an_authority_issues_lists_and_never_replaces_unasked() {
-    let scratch = Scratch::new("certs");
+    let scratch = Scratch::new("cli-certs");
     let (dir, out) = (scratch.path("ca"), scratch.path("node1"));
     let node = ["certs", "node", "--dir", &dir, "--cluster", "c", "--node", "1", "--out", &out];
     let text = refused(&node);
@@ -193,7 +174,7 @@ fn an_authority_issues_lists_and_never_replaces_unasked() {
 
 #[test]
 fn another_authoritys_ca_is_not_replaced() {
-    let scratch = Scratch::new("two-cas");
+    let scratch = Scratch::new("cli-two-cas");
     let (one, two, out) = (scratch.path("one"), scratch.path("two"), scratch.path("out"));
     for dir in [&one, &two] {
         assert_eq!(haguard(&["certs", "init", "--dir", dir]).status.code(), Some(0));
@@ -207,7 +188,7 @@ fn another_authoritys_ca_is_not_replaced() {
 
 #[test]
 fn a_reserved_cluster_name_is_refused() {
-    let scratch = Scratch::new("reserved");
+    let scratch = Scratch::new("cli-reserved");
     let dir = scratch.path("ca");
     assert_eq!(haguard(&["certs", "init", "--dir", &dir]).status.code(), Some(0));
     let out = scratch.path("out");

@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 /// Why a file could not be read or replaced: what, where, and the system's words.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {verb} {}: {source}", path.display())]
+#[error("cannot {verb} {}: {error}", path.display())]
 pub struct FileError {
     /// What was tried.
     pub verb: &'static str,
     /// On which file.
     pub path: PathBuf,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
-    move |source| FileError { verb, path, source }
+    move |error| FileError { verb, path, error }
 }
 
 /// Replaces a file: temporary file beside it, fsync, rename, fsync of the directory. After a

@@ -20,12 +20,12 @@ pub enum LockError {
         holder: String,
     },
     /// It could not be made.
-    #[error("cannot lock {}: {source}; does its directory exist, and may you write there?", path.display())]
+    #[error("cannot lock {}: {error}; does its directory exist, and may you write there?", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -41,7 +41,7 @@ impl Lock {
     /// # Errors
     /// [`LockError`].
     pub fn take(path: &Path) -> Result<Self, LockError> {
-        let io = |source| LockError::Io { path: path.to_owned(), source };
+        let io = |error| LockError::Io { path: path.to_owned(), error };
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o640);
         let mut file = options.open(path).map_err(io)?;

@@ -9,12 +9,12 @@ use tokio::net::UnixListener;
 
 /// Why a local socket could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {}: {source}; does its directory exist, and may you write there?", path.display())]
+#[error("cannot listen on {}: {error}; does its directory exist, and may you write there?", path.display())]
 pub struct SocketError {
     /// The socket.
     pub path: PathBuf,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// Listens on a local socket. A socket file that a dead daemon left is taken away first: the
@@ -23,7 +23,7 @@ pub struct SocketError {
 /// # Errors
 /// [`SocketError`].
 pub fn listen(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
-    let failed = |source| SocketError { path: path.to_owned(), source };
+    let failed = |error| SocketError { path: path.to_owned(), error };
     match std::fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

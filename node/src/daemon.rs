@@ -10,14 +10,16 @@
 //! * `translate`: the configuration in the words of the core and of the device.
 //! * `device`, `status`: the two local sockets.
 //! * `keeping`: the keeper process, which outlives this one.
+//! * `reload`: a changed configuration while the node runs.
 //! * `realtime`: priority and memory.
 
 mod device;
 mod keeping;
 mod proof;
-mod realtime;
+pub(crate) mod realtime;
+mod reload;
 mod setup;
-mod status;
+pub(crate) mod status;
 mod translate;
 
 use std::time::Duration;
@@ -26,20 +28,21 @@ use anyhow::bail;
 use host::clock::Clock;
 use host::lock::Lock;
 use protocol::cluster::Beat;
-use protocol::host::{FromDevice, Poll};
+use protocol::host::{FromDevice, Poll, Welcome};
 use protocol::ids::{GrantId, NodeId, ViewId};
 use protocol::time::{HostInstant, Hurry, Time};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span};
 
-use crate::conf::ClusterConf;
-use crate::core::{Action, Event, Node};
+use crate::conf::{ClusterConf, ConfErrors, Loaded};
+use crate::core::{Action, Event, Identity, Node};
 use crate::network::{self, Network};
-use crate::options::{DEVICE_SOCKET, Options, STATUS_SOCKET};
+use crate::options::{DEVICE_SOCKET, Engine, Options, STATUS_SOCKET};
 use crate::store::Store;
 use device::{Devices, Fact};
 use keeping::Keeping;
+use reload::{Reload, Verdict};
 use status::{Question, Request, Requests};
 
 /// A node that was told to leave and has not managed to by then ends without.
@@ -52,6 +55,10 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 /// Everything that keeps the node from starting, and a leave that did not end within ten seconds.
 /// To be shown with `{}`, which has the causes in it; the process should end with code 1.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    if let Engine::Corosync(guard) = &options.engine {
+        let guard = guard.clone();
+        return crate::guard::run(options, guard).await;
+    }
     let setup = setup::prepare(&options).await?;
     let span = info_span!("node", cluster = %setup.conf.cluster_name, node = %setup.me);
     async {
@@ -67,6 +74,11 @@ struct Daemon {
     clock: Clock,
     node: Node,
     conf: ClusterConf,
+    me: NodeId,
+    identity: Identity,
+    /// What the device was told last.
+    welcome: Welcome,
+    reload: Reload,
     network: Network,
     devices: Devices,
     requests: Requests,
@@ -86,7 +98,8 @@ enum Input {
     Request(Request),
     Keeper(keeping::Event),
     Stored(u64, Result<(), host::file::FileError>),
-    Signal(&'static str),
+    Signal(Asked),
+    Reread(Box<Result<Loaded, ConfErrors>>),
     Deadline,
 }
 
@@ -98,7 +111,7 @@ impl Daemon {
         let keeping = Keeping::start(&options, &conf, me).await?;
         let bound = keeping.bound();
         let welcome = translate::welcome(&conf, me, identity, bound);
-        let devices = Devices::open(&options.run_dir.join(DEVICE_SOCKET), welcome)?;
+        let devices = Devices::open(&options.run_dir.join(DEVICE_SOCKET), &welcome)?;
         let signals = Signals::new()?;
         if options.realtime {
             realtime::ask();
@@ -113,6 +126,10 @@ impl Daemon {
             clock,
             node,
             conf,
+            me,
+            identity,
+            welcome,
+            reload: Reload::new(options.cluster_conf),
             network,
             devices,
             requests,
@@ -129,6 +146,7 @@ impl Daemon {
     async fn run(mut self) -> anyhow::Result<()> {
         // The keeper has proven that nothing runs; and the first beat is due at once.
         self.tell(Event::KeeperReady { running: false });
+        host::systemd::notify("READY=1");
         while !self.exit {
             let input = self.wait().await;
             self.take(input)?;
@@ -149,7 +167,8 @@ impl Daemon {
             request = self.requests.next() => Input::Request(request),
             event = self.keeping.next() => Input::Keeper(event),
             (number, result) = self.store.done() => Input::Stored(number, result),
-            name = self.signals.next() => Input::Signal(name),
+            asked = self.signals.next() => Input::Signal(asked),
+            read = self.reload.next() => Input::Reread(Box::new(read)),
             () = sleep_until(Instant::now() + deadline) => Input::Deadline,
         }
     }
@@ -172,16 +191,20 @@ impl Daemon {
                 if let Some(event) = self.keeping.take(event) {
                     self.tell(event);
                 }
+                // The keeper may have come or gone, and what it proves with it.
+                self.welcome_again();
             }
             Input::Stored(number, Ok(())) => self.tell(Event::Persisted(number)),
             Input::Stored(number, Err(error)) => {
                 error!("{error}");
                 self.tell(Event::PersistFailed(number));
             }
-            Input::Signal(name) if self.leave_by.is_some() => {
+            Input::Signal(Asked::Reload) => self.reload.ask(),
+            Input::Reread(read) => self.reread(*read),
+            Input::Signal(Asked::End(name)) if self.leave_by.is_some() => {
                 bail!("ended by a second {name} before the node had left its cluster");
             }
-            Input::Signal(name) => {
+            Input::Signal(Asked::End(name)) => {
                 info!("{name}: leaving the cluster");
                 self.leave();
             }
@@ -204,6 +227,35 @@ impl Daemon {
         if self.leave_by.is_none() {
             self.leave_by = Some(self.clock.now() + LEAVE_LIMIT);
             self.tell(Event::Leave);
+        }
+    }
+
+    fn reread(&mut self, read: Result<Loaded, ConfErrors>) {
+        if let Ok(loaded) = &read {
+            setup::show_warnings(self.reload.path(), &loaded.warnings);
+        }
+        match reload::judge(self.reload.path(), &self.conf, read) {
+            Verdict::Same => info!("the configuration was read again and has not changed"),
+            Verdict::Live(conf, changed) => {
+                info!("the configuration was read again; changed: {changed}");
+                self.conf = *conf;
+                self.welcome_again();
+            }
+            Verdict::Refused(why) => error!("{why}"),
+        }
+        self.reload.taken();
+    }
+
+    /// Tells the device what has changed of what it was told first.
+    fn welcome_again(&mut self) {
+        let bound = self.keeping.bound();
+        let welcome = translate::welcome(&self.conf, self.me, self.identity, bound);
+        if welcome != self.welcome {
+            let fact = self.devices.welcome(&welcome);
+            self.welcome = welcome;
+            if let Some(fact) = fact {
+                self.device(fact);
+            }
         }
     }
 
@@ -279,6 +331,7 @@ impl Daemon {
             }
             Fact::Said(FromDevice::Poll(poll)) => self.poll(poll),
             Fact::Said(FromDevice::Status(status)) => self.tell(Event::DeviceStatus(status)),
+            Fact::Said(FromDevice::Epoch { highest }) => self.tell(Event::ArbiterEpoch(highest)),
             // The socket has dealt with these.
             Fact::Said(FromDevice::Register { .. } | FromDevice::Unregister) => {}
         }
@@ -320,15 +373,23 @@ impl Daemon {
     }
 }
 
-/// What ends the daemon.
-struct Signals {
+/// What a signal asks for.
+pub(crate) enum Asked {
+    /// To leave the cluster; the signal's name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
+}
+
+/// The signals that the daemon follows.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let handle = |kind| {
             signal(kind).map_err(|error| anyhow::anyhow!("signals cannot be handled: {error}"))
         };
@@ -339,14 +400,12 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                // A terminal that closes must not take the node out of its cluster.
-                _ = self.hangup.recv() => warn!("SIGHUP ignored: restart to read a changed configuration"),
-            }
+    pub(crate) async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            // A terminal that closes does not take the node out of its cluster.
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }

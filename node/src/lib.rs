@@ -7,10 +7,12 @@
 //! * [`options`]: what the daemon is told beside the configuration.
 //! * [`network`]: the links between nodes. [`store`]: what survives a restart.
 //! * [`daemon`]: turns the world into the core's events and its actions into the world.
+//! * [`guard`]: in the place of all that but the keeper, where corosync is the engine.
 
 pub mod conf;
 pub mod core;
 pub mod daemon;
+pub mod guard;
 pub mod keeper;
 pub mod network;
 pub mod options;

@@ -10,6 +10,7 @@ use protocol::ids::NodeId;
 use serde::Deserialize;
 
 use crate::conf::MAX_LINK;
+use crate::guard::options::{Given, GuardOptions};
 
 /// The socket of the quorum device in [`Options::run_dir`].
 pub const DEVICE_SOCKET: &str = "device.sock";
@@ -28,6 +29,8 @@ const SETTINGS_BYTES_MAX: u64 = 65_536;
 /// The daemon's options. [`Options::default`] is what a package installs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
+    /// Where membership and quorum come from.
+    pub engine: Engine,
     /// The cluster's configuration, in corosync.conf syntax.
     pub cluster_conf: PathBuf,
     /// Which of its nodes this is. Without it: the node with one of this host's addresses, else
@@ -56,6 +59,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            engine: Engine::Builtin,
             cluster_conf: "/etc/haguard/corosync.conf".into(),
             node_id: None,
             listen: BTreeMap::new(),
@@ -68,6 +72,16 @@ impl Default for Options {
             realtime: true,
         }
     }
+}
+
+/// Where membership and quorum come from.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Engine {
+    /// The node stack itself.
+    #[default]
+    Builtin,
+    /// corosync on this machine, which the guard watches.
+    Corosync(GuardOptions),
 }
 
 /// The program that becomes the keeper: it calls [`crate::keeper::main`].
@@ -115,6 +129,9 @@ pub enum OptionsError {
     /// `--node-id 0`.
     #[error("node id 0 names no node: use the nodeid of the cluster configuration, 1 or more")]
     NoNode,
+    /// The engine, or a setting that does not go with it.
+    #[error("{0}")]
+    Engine(String),
     /// The settings file cannot be read.
     #[error(transparent)]
     File(#[from] host::file::FileError),
@@ -189,6 +206,16 @@ pub fn parse_listen(text: &str) -> Result<(u8, SocketAddr), OptionsError> {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
+    /// [`Options::engine`]: `builtin`, or `corosync` with the settings below.
+    pub engine: Option<String>,
+    /// [`Given::watchdog`].
+    pub watchdog: Option<String>,
+    /// [`Given::watchdog_timeout`].
+    pub watchdog_timeout: Option<String>,
+    /// [`Given::peers_wait`].
+    pub peers_wait: Option<String>,
+    /// [`Given::qdevice_socket`].
+    pub qdevice_socket: Option<PathBuf>,
     /// [`Options::cluster_conf`].
     pub cluster_conf: Option<PathBuf>,
     /// [`Options::node_id`].
@@ -211,7 +238,12 @@ pub struct Settings {
 }
 
 /// The keys of [`Settings`], to name the nearest one to a typing error.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 14] = [
+    "engine",
+    "watchdog",
+    "watchdog-timeout",
+    "peers-wait",
+    "qdevice-socket",
     "cluster-conf",
     "node-id",
     "listen",
@@ -251,8 +283,15 @@ impl Settings {
     /// Puts the settings into options.
     ///
     /// # Errors
-    /// [`OptionsError::Listen`].
+    /// [`OptionsError::Listen`] and [`OptionsError::Engine`].
     pub fn apply(self, options: &mut Options) -> Result<(), OptionsError> {
+        let given = Given {
+            watchdog: self.watchdog,
+            watchdog_timeout: self.watchdog_timeout,
+            peers_wait: self.peers_wait,
+            qdevice_socket: self.qdevice_socket,
+        };
+        options.engine = engine(self.engine.as_deref(), given)?;
         for text in &self.listen {
             let (link, address) = parse_listen(text)?;
             options.listen.insert(link, address);
@@ -273,6 +312,20 @@ impl Settings {
             }
         }
         Ok(())
+    }
+}
+
+fn engine(name: Option<&str>, given: Given) -> Result<Engine, OptionsError> {
+    match (name, given.first()) {
+        (Some("corosync"), _) => given.read().map(Engine::Corosync).map_err(OptionsError::Engine),
+        (None | Some("builtin"), None) => Ok(Engine::Builtin),
+        (None | Some("builtin"), Some(key)) => Err(OptionsError::Engine(format!(
+            "{key} goes with engine = \"corosync\": add that, or set the watchdog in the haguard \
+             section of the cluster configuration"
+        ))),
+        (Some(other), _) => Err(OptionsError::Engine(format!(
+            "engine {other:?} is refused: give \"builtin\" or \"corosync\""
+        ))),
     }
 }
 
@@ -343,6 +396,22 @@ mod tests {
         }
         let missing = Settings::read(Path::new("/no/such")).unwrap_err().to_string();
         assert_eq!(missing, "/no/such: there is no such file: correct --config");
+    }
+
+    #[test]
+    fn an_engine_has_its_own_settings_and_no_others() {
+        let apply = |text: &str| {
+            let mut options = Options::default();
+            settings(text).unwrap().apply(&mut options).map(|()| options.engine)
+        };
+        assert_eq!(apply("engine = \"builtin\"").unwrap(), Engine::Builtin);
+        let guard = apply("engine = \"corosync\"\nwatchdog = \"/dev/watchdog\"").unwrap();
+        let Engine::Corosync(guard) = guard else { unreachable!("{guard:?}") };
+        assert_eq!(guard.watchdog, Some("/dev/watchdog".into()));
+        let refused = |text: &str| apply(text).unwrap_err().to_string();
+        assert!(refused("engine = \"pacemaker\"").contains("\"pacemaker\" is refused"));
+        assert!(refused("engine = \"corosync\"").contains("needs a watchdog"));
+        assert!(refused("watchdog = \"/dev/watchdog\"").contains("engine = \"corosync\""));
     }
 
     #[test]

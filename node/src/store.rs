@@ -201,6 +201,7 @@ mod tests {
         let bound = Bound { class: WatchdogClass::A, bound_ms: 5300 };
         Stored {
             epoch: Epoch(u64::MAX),
+            forgotten: true,
             ring_seq: 9,
             placement: Some(placement),
             bounds: [(NodeId(u32::MAX), bound)].into(),

@@ -128,6 +128,7 @@ fn every_key_reaches_its_field() {
     assert!(conf.haguard.trust_virtual_watchdog && !conf.haguard.trust_process_watchdog);
     let service = conf.haguard.service.as_ref().unwrap();
     assert_eq!(service.command, "/usr/local/bin/web --listen [::]:80");
+    assert_eq!(service.undo.as_deref(), Some("/usr/sbin/ip address flush dev lo label lo:web"));
     assert_eq!(service.prefer, Some(NodeId(u32::MAX)));
     let unknown: Vec<_> = warnings.iter().filter(|w| w.level == Level::Unknown).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
@@ -170,7 +171,7 @@ fn the_digest_sees_what_members_must_agree_about() {
     let conf = load_file("every-key.conf").conf;
     let changes: [Change; 10] = [
         ("name", |c| c.cluster_name = ClusterName::from("b")),
-        ("version", |c| c.config_version = None),
+        ("tie-breaker", |c| c.quorum.device.as_mut().unwrap().net.tie_breaker = TieBreaker::Lowest),
         ("votes", |c| c.nodes[0].votes = 2),
         ("address", |c| drop(c.nodes[0].links.insert(0, "192.0.2.9".to_owned()))),
         ("port", |c| c.totem.links.get_mut(&0).unwrap().port = None),
@@ -188,10 +189,37 @@ fn the_digest_sees_what_members_must_agree_about() {
 }
 
 #[test]
+fn the_digest_does_not_see_what_a_running_node_may_change() {
+    let conf = load_file("every-key.conf").conf;
+    let changes: [Change; 5] = [
+        ("totem.config_version", |c| c.config_version = None),
+        ("quorum.device.net.tls", |c| c.quorum.device.as_mut().unwrap().net.tls = TlsMode::Off),
+        ("quorum.device.net.connect_timeout", |c| {
+            c.quorum.device.as_mut().unwrap().net.connect_timeout = None;
+        }),
+        ("quorum.device.net.force_ip_version", |c| {
+            c.quorum.device.as_mut().unwrap().net.force_ip_version = ForceIp::Any;
+        }),
+        ("quorum.device.heuristics.exec_ping", |c| {
+            c.quorum.device.as_mut().unwrap().heuristics.execs.remove("ping");
+        }),
+    ];
+    for (what, change) in changes {
+        let mut changed = conf.clone();
+        change(&mut changed);
+        assert_eq!(changed.digest(), conf.digest(), "{what}");
+        let changes = conf.changes(&changed);
+        assert_eq!(changes.live, [what.to_owned()].into());
+        assert!(changes.restart.is_empty(), "{changes:?}");
+        assert!(conf.changes(&conf).is_empty());
+    }
+}
+
+#[test]
 fn the_digest_of_the_example_never_changes_by_itself() {
     // Members of different builds compare it: a change of this number needs a new beat version.
     let conf = load_file("proxmox-three-nodes.conf").conf;
-    assert_eq!(format!("{:016x}", conf.digest()), "b0dd3dce1c985540");
+    assert_eq!(format!("{:016x}", conf.digest()), "e40e1dfe10ee446c");
 }
 
 #[test]

@@ -216,7 +216,8 @@ fn quorum() -> impl Strategy<Value = QuorumConf> {
 
 fn haguard() -> impl Strategy<Value = GuardConf> {
     let service = ("[a-zA-Z0-9_-]{1,64}", text());
-    let service = service.prop_map(|(name, command)| ServiceConf { name, command, prefer: None });
+    let service =
+        service.prop_map(|(name, command)| ServiceConf { name, command, undo: None, prefer: None });
     let watchdog = prop_oneof![
         Just(WatchdogChoice::Off),
         Just(WatchdogChoice::Process),

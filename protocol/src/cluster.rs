@@ -32,7 +32,7 @@ pub struct Beat {
     pub answers: Option<Answer>,
     /// Nodes with which the sender has settled two-way contact.
     pub contacts: Vec<NodeId>,
-    /// The highest epoch the sender has stored.
+    /// The highest epoch the sender has stored; 0 while it does not remember (safety 27).
     pub highest_epoch: Epoch,
     /// The highest ring sequence the sender has stored.
     pub ring_seq: u64,

@@ -38,7 +38,8 @@ pub enum FromHost {
     },
     /// The node lives; sent every heartbeat.
     Alive {
-        /// The highest epoch the node has stored.
+        /// The highest epoch that the node remembers: 0 after its disk was lost, until it has
+        /// learnt how far epochs have come.
         highest_epoch: Epoch,
     },
 }
@@ -56,6 +57,12 @@ pub enum FromDevice {
     Poll(Poll),
     /// What `haguard status` shows of the device.
     Status(Box<DeviceStatus>),
+    /// The arbiter knows of a higher epoch than the node has stored: the node's next view has to
+    /// be above it (safety 10, 27).
+    Epoch {
+        /// The highest epoch that the arbiter knows.
+        highest: Epoch,
+    },
     /// votequorum_qdevice_unregister: the vote is gone at once.
     Unregister,
 }
@@ -242,5 +249,13 @@ mod tests {
             let line = serde_json::to_string(&said).unwrap();
             assert_eq!(serde_json::from_str::<FromHost>(&line).unwrap(), said, "{line}");
         }
+    }
+
+    #[test]
+    fn an_epoch_comes_back_from_its_line() {
+        let said = FromDevice::Epoch { highest: Epoch(u64::MAX) };
+        let line = serde_json::to_string(&said).unwrap();
+        assert_eq!(line, r#"{"type":"epoch","highest":18446744073709551615}"#);
+        assert_eq!(serde_json::from_str::<FromDevice>(&line).unwrap(), said);
     }
 }

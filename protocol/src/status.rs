@@ -22,6 +22,9 @@ pub enum QuorumState {
 /// What a node says of itself.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct NodeStatus {
+    /// What finds the members and counts the votes: `builtin`, or `corosync` under the guard.
+    #[serde(default)]
+    pub engine: String,
     /// The cluster's name.
     pub cluster: String,
     /// This node's id.

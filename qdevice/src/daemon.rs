@@ -37,6 +37,7 @@ use crate::core::{Action, Device, Event};
 use crate::heuristics::Runner;
 use crate::resolve::Target;
 use crate::tool;
+use credentials::Clients;
 use link::{Call, Link};
 use local::Question;
 use node::Voice;
@@ -85,6 +86,9 @@ struct Daemon {
 
     link: Option<Link>,
     links: u64,
+    /// The connection that was given up and is not closed yet.
+    farewell: Option<u64>,
+    clients: Arc<Clients>,
     secured: bool,
 
     runner: Runner,
@@ -159,9 +163,10 @@ impl Daemon {
                     self.give_up_link();
                 }
             }
-            Action::Disconnect => self.link = None,
+            Action::Disconnect => self.farewell = self.link.take().map(|link| link.number),
             Action::RunHeuristics { run, limit } => self.run_heuristics(run, limit),
             Action::Pin(id) => pin::store(&self.options.state_dir, id),
+            Action::Epoch(highest) => self.say(&FromDevice::Epoch { highest }),
             Action::Status(status) => self.say(&FromDevice::Status(Box::new(status))),
             Action::Exit => {
                 self.end.get_or_insert(Ok(()));
@@ -224,6 +229,9 @@ impl Daemon {
 
     fn arbiter_reported(&mut self, number: u64, report: link::Report) {
         if self.link.as_ref().is_none_or(|link| link.number != number) {
+            if matches!(report, link::Report::Closed(_)) {
+                self.farewell.take_if(|open| *open == number);
+            }
             debug!("connection {number} was given up; its report is void");
             return;
         }
@@ -249,8 +257,8 @@ impl Daemon {
         self.links += 1;
         self.secured = false;
         let call = Call { target, ip_version: settings.force_ip_version, limit };
-        let options = Arc::clone(&self.options);
-        self.link = Some(Link::open(self.links, call, options, self.reports.clone()));
+        let (clients, options) = (Arc::clone(&self.clients), Arc::clone(&self.options));
+        self.link = Some(Link::open(self.links, call, clients, options, self.reports.clone()));
     }
 
     /// The queue is full: what is not sent in order must not be sent at all.
@@ -339,25 +347,28 @@ impl Daemon {
         &self.node_gone
     }
 
-    /// Lets the node read the last lines, and closes everything else.
+    /// Lets the node and the arbiter read the last words, and closes everything else.
     async fn stop(mut self) -> anyhow::Result<()> {
-        self.link = None;
         if let Some(run) = self.run.take() {
             run.abort();
         }
-        if let Some(voice) = self.node.take() {
-            drop(voice);
-            let inbox = &mut self.inbox;
-            let closed = async {
-                while let Some(happening) = inbox.recv().await {
-                    if matches!(happening, Happening::Node(node::Report::Gone(_))) {
-                        return;
+        let mut link = self.link.take().map(|link| link.number).or(self.farewell);
+        let mut node = self.node.take().is_some();
+        let inbox = &mut self.inbox;
+        let closed = async {
+            while node || link.is_some() {
+                match inbox.recv().await {
+                    Some(Happening::Node(node::Report::Gone(_))) => node = false,
+                    Some(Happening::Arbiter(number, link::Report::Closed(_))) => {
+                        link.take_if(|open| *open == number);
                     }
+                    Some(_) => {}
+                    None => return,
                 }
-            };
-            if timeout(STOP_LIMIT, closed).await.is_err() {
-                warn!("the node has not read that the device leaves; its vote ends with its lease");
             }
+        };
+        if timeout(STOP_LIMIT, closed).await.is_err() && node {
+            warn!("the node has not read that the device leaves; its vote ends with its lease");
         }
         self.end.unwrap_or(Ok(()))
     }

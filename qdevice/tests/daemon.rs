@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use certs::issue::{Authority, Kind, Serial, Subject, Validity};
 use certs::{ArbiterTls, ClientCert, files};
 use common::peers::{Arbiter, Node, PATIENCE, Scratch, ask, patiently, until};
-use common::{ARBITER, LEASE, grant, grant_id, ours, settings, view, view_id, vote_info};
+use common::{ARBITER, LEASE, grant, grant_id, ours, settings, view, view_id, vote_info, welcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::host::{DeviceSettings, FromDevice, FromHost, HeuristicsMode, TlsMode};
@@ -390,6 +390,34 @@ async fn signals_end_it_in_order() {
         assert!(holder.0.wait().unwrap().success());
         assert!(!scratch.path("qdevice.sock").exists());
     }
+}
+
+#[tokio::test]
+async fn a_section_that_goes_and_comes_back_ends_the_vote_and_asks_for_it_anew() {
+    let scratch = Scratch::new();
+    let (listener, settings) = arbiter_port().await;
+    let daemon = tokio::spawn(qdevice::run(scratch.options(&[])));
+    let node_listener = scratch.listen();
+    let mut node = Node::accept(&node_listener).await;
+    node.introduce(settings.clone(), &[1]).await;
+    let (mut arbiter, _, anchor) = introduced(&listener).await;
+    arbiter.say(&vote_info(1, Vote::Ack, 4, Some(grant(7, 4, anchor)))).await;
+    assert!(node.poll().await.cast.is_some());
+
+    let mut without = welcome(settings.clone());
+    without.device = None;
+    node.say(FromHost::Welcome(Box::new(without))).await;
+    while node.poll().await.cast.is_some() {}
+    assert_eq!(node.hear().await, FromDevice::Unregister);
+    while arbiter.next().await.is_some() {}
+    let answer = ask(&scratch.path("qdevice.sock"), "haguard-status").await;
+    assert!(answer.contains("the node's configuration has no quorum.device"), "{answer}");
+
+    node.introduce(settings, &[1]).await;
+    assert_eq!(node.hear().await, FromDevice::Register { name: "Qdevice".to_owned() });
+    let (_arbiter, init, _) = introduced(&listener).await;
+    assert_eq!(init.options.hello.unwrap().held, None, "the vote was given back");
+    daemon.abort();
 }
 
 #[test]

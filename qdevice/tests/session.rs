@@ -459,6 +459,53 @@ fn a_stock_arbiters_vote_ends_with_its_echoes_and_with_its_connection() {
     assert_eq!(rig.device.lease(rig.now), None);
 }
 
+/// A stock arbiter that has not decided on the new view yet goes on answering: corosync holds its
+/// old quorum until we say something, and must not be told the end of the vote before the answer.
+#[test]
+fn a_stock_arbiter_that_thinks_does_not_end_the_vote_of_the_old_view() {
+    for vote in [Vote::WaitForReply, Vote::AskLater] {
+        let mut rig = Rig::connected(None);
+        let introduced = rig.now;
+        rig.arbiter(&vote_info(1, Vote::Ack, 4, None));
+        rig.host(FromHost::View(view(5, &[1])));
+        let list = rig.sent_of(MessageType::NodeList).pop().unwrap();
+        let mut reply = Message::new(MessageType::NodeListReply, list.seq);
+        reply.options.list_type = list.list_type;
+        reply.options.ring = list.ring;
+        reply.options.vote = Some(vote);
+        rig.arbiter(&reply);
+        rig.pass(Duration::from_secs(8));
+        let echo = rig.sent_of(MessageType::EchoRequest).remove(0);
+        rig.take();
+        rig.arbiter(&Message::new(MessageType::EchoReply, echo.seq));
+        assert_eq!(rig.polls(), [Some(introduced + Duration::from_secs(18))], "{vote:?}");
+        let lease = rig.device.lease(rig.now).map(|(view, _)| view);
+        assert_eq!(lease, Some(view_id(4)), "{vote:?}: it is worth nothing in the new view");
+    }
+}
+
+/// Safety 8: votequorum counts the vote of a device that was killed for T, and for S more within
+/// a membership change.
+#[test]
+fn the_arbiter_is_told_how_long_the_host_may_count_on() {
+    for (host, changing, worst_case_ms) in [
+        (HostKind::Builtin, true, 0),
+        (HostKind::Corosync, false, 10_000),
+        (HostKind::Corosync, true, 40_000),
+    ] {
+        let mut rig = Rig::new(1, None);
+        let config =
+            Config { instance: InstanceId(5), seed: 1, host, pinned: None, arbiter: String::new() };
+        rig.device = Device::new(config);
+        rig.host(FromHost::Welcome(Box::new(welcome(with_tls(TlsMode::Off)))));
+        rig.host(FromHost::View(view(4, &[1])));
+        rig.host(FromHost::Quorum(quorum(if changing { 3 } else { 4 }, false)));
+        rig.introduce(ours());
+        let hello = rig.sent_of(MessageType::Init).remove(0).hello.expect("our hello");
+        assert_eq!((hello.host, hello.worst_case_ms), (host, worst_case_ms), "{changing}");
+    }
+}
+
 #[test]
 fn lists_wait_for_the_heuristics_and_a_reload_runs_them_again() {
     let mut settings = settings(5403);
@@ -543,4 +590,109 @@ fn a_pinned_device_believes_neither_another_arbiter_nor_a_stock_one() {
         assert!(actions.contains(&Action::Disconnect), "{hello:?}: {actions:?}");
         assert!(!actions.iter().any(|action| matches!(action, Action::Pin(_))), "{hello:?}");
     }
+}
+
+/// What the arbiter answers to a renewal: nothing but how far epochs have come.
+fn known_epoch(rig: &Rig, epoch: u64) -> Message {
+    let mut reply = Message::new(MessageType::EchoReply, rig.last_seq(MessageType::EchoRequest));
+    reply.options.epoch = Some(Epoch(epoch));
+    reply
+}
+
+fn handed_over(rig: &mut Rig) -> Vec<u64> {
+    let epochs = rig
+        .take()
+        .into_iter()
+        .filter_map(|action| if let Action::Epoch(epoch) = action { Some(epoch.0) } else { None });
+    epochs.collect()
+}
+
+#[test]
+fn an_epoch_of_the_arbiter_above_the_hosts_is_handed_over_once() {
+    let mut rig = Rig::connected(ours());
+    rig.pass(Duration::from_millis(300));
+    let reply = known_epoch(&rig, 9);
+    rig.arbiter(&reply);
+    assert_eq!(handed_over(&mut rig), [9]);
+    // The host may need a while to store it; it is not told again.
+    rig.pass(Duration::from_millis(300));
+    let reply = known_epoch(&rig, 9);
+    rig.arbiter(&reply);
+    assert_eq!(handed_over(&mut rig), [0; 0]);
+    rig.host(FromHost::Alive { highest_epoch: Epoch(9) });
+    rig.pass(Duration::from_millis(300));
+    let reply = known_epoch(&rig, 12);
+    rig.arbiter(&reply);
+    assert_eq!(handed_over(&mut rig), [12]);
+
+    // A host that comes back without its memory is told anew, by the first beat it sends.
+    rig.tell(Event::HostDown);
+    rig.host(FromHost::Welcome(Box::new(welcome(settings(5403)))));
+    assert_eq!(handed_over(&mut rig), [0; 0]);
+    rig.host(FromHost::Alive { highest_epoch: Epoch(0) });
+    assert_eq!(handed_over(&mut rig), [12]);
+}
+
+#[test]
+fn a_host_that_knows_more_than_the_arbiter_is_told_nothing() {
+    let mut rig = Rig::connected(ours());
+    rig.host(FromHost::Alive { highest_epoch: Epoch(9) });
+    rig.tell(Event::Timeout);
+    rig.now = rig.now + Duration::from_millis(300);
+    rig.tell(Event::Timeout);
+    let reply = known_epoch(&rig, 8);
+    rig.arbiter(&reply);
+    assert_eq!(handed_over(&mut rig), [0; 0]);
+}
+
+#[test]
+fn a_device_whose_section_is_gone_gives_its_vote_back_and_waits_for_it() {
+    let mut rig = Rig::connected(ours());
+    rig.arbiter(&vote_info(1, Vote::Ack, 4, Some(grant(7, 4, 1))));
+    assert!(rig.device.lease(rig.now).is_some());
+    rig.take();
+    let mut without = welcome(settings(5403));
+    without.device = None;
+    rig.host(FromHost::Welcome(Box::new(without.clone())));
+    assert!(matches!(rig.done[0], Action::Poll { cast: None, .. }), "{:?}", rig.done);
+    assert_eq!(rig.done[1], Action::Unregister);
+    assert_eq!(rig.done[3..], [Action::Disconnect]);
+    assert!(matches!(&rig.done[2], Action::Decided(text) if text.contains("no quorum.device")));
+    assert_eq!(rig.device.lease(rig.now), None);
+    assert_eq!(rig.device.deadline(), None, "it waits for nothing but its host");
+    assert!(rig.device.problem().contains("no quorum.device"));
+
+    // It is told so again, views come and go, and the arbiter says its last words: nothing.
+    rig.take();
+    let old_poll = 1;
+    rig.host(FromHost::Welcome(Box::new(without)));
+    rig.host(FromHost::View(view(5, &[1])));
+    rig.host(FromHost::Quorum(quorum(5, true)));
+    rig.host(FromHost::Polled { id: old_poll, applied: true });
+    rig.host(FromHost::Alive { highest_epoch: Epoch(5) });
+    rig.arbiter(&vote_info(2, Vote::Ack, 4, Some(grant(7, 4, 1))));
+    assert_eq!(rig.take(), []);
+
+    rig.host(FromHost::Welcome(Box::new(welcome(settings(5403)))));
+    assert!(rig.done.contains(&Action::Register));
+    assert!(!rig.connects(), "the view of before may be an old one");
+    rig.host(FromHost::View(view(6, &[1])));
+    rig.host(FromHost::Quorum(quorum(6, false)));
+    assert!(rig.connects());
+    rig.introduce(ours());
+    assert_eq!(rig.sent_of(MessageType::Init).remove(0).hello.unwrap().held, None);
+    rig.arbiter(&vote_info(1, Vote::Ack, 6, Some(grant(8, 6, 1))));
+    assert_eq!(rig.polls().len(), 1);
+    let status = rig.done.iter().any(|action| matches!(action, Action::Status(_)));
+    assert!(status, "the host has forgotten what it was shown before");
+}
+
+#[test]
+fn a_bound_that_changes_ends_no_session() {
+    let mut rig = Rig::connected(ours());
+    let mut changed = welcome(with_tls(TlsMode::Off));
+    changed.bound.class = protocol::vote::WatchdogClass::D;
+    rig.host(FromHost::Welcome(Box::new(changed)));
+    assert!(!rig.disconnected());
+    assert!(rig.sent_of(MessageType::NodeList).is_empty(), "the lists are the same");
 }

@@ -23,7 +23,9 @@ use std::time::Duration;
 use anyhow::Context;
 use certs::ArbiterTls;
 use host::clock::Clock;
+use host::local::{Answer, Local};
 use host::lock::Lock;
+use host::systemd;
 use protocol::qnet::TlsSupport;
 use protocol::status::ArbiterStatus;
 use protocol::time::{Hurry, Time};
@@ -38,8 +40,9 @@ use crate::core::{Action, Arbiter, ClientId, CloseReason, Event};
 use crate::journal::Journal;
 use crate::tool;
 use connection::{CONTROL_SLOTS, Command, Gone, Line, Report, Reported};
+use credentials::Stamp;
 use disk::{Disk, Stored};
-use local::{Answer, Local, Query};
+use local::{Desk, Query};
 use request::Request;
 use watch::Gossip;
 pub use watch::{Order, follow_signals};
@@ -55,6 +58,9 @@ const DESCRIPTORS_RESERVED: usize = 64;
 
 /// How long nothing is accepted after the system refused to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// From one look at the certificates' files to the next.
+const KEYS_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -81,7 +87,7 @@ pub async fn serve(
     let (orders, received) = orders;
     let started = Daemon::start(options, orders, received).await;
     let (mut daemon, local, lock) = started?;
-    watch::notify_ready();
+    systemd::notify("READY=1");
     if let Some(ready) = ready {
         // Who does not wait for it does not need it.
         let _ = ready.send(daemon.port.local_addr()?);
@@ -101,10 +107,7 @@ pub async fn serve(
 /// # Errors
 /// Which file, what is wrong with it, what to do.
 pub fn check(options: &Options) -> anyhow::Result<()> {
-    match options.core.tls {
-        TlsSupport::Unsupported => Ok(()),
-        TlsSupport::Supported | TlsSupport::Required => credentials::load(options).map(|_| ()),
-    }
+    credentials::at_start(options).map(|_| ())
 }
 
 /// The local socket's task, which ends with its owner.
@@ -152,6 +155,12 @@ struct Daemon {
     disk: Disk,
     /// Why the last grant could not be stored.
     disk_trouble: Option<String>,
+    /// Why the certificates were not read again when they should have been.
+    tls_trouble: Option<String>,
+    /// The files that `tls` was read from.
+    keys: Stamp,
+    /// When they are looked at next.
+    keys_due: Instant,
     clients: BTreeMap<ClientId, Client>,
     /// The clients that have not introduced themselves, oldest first.
     strangers: BTreeSet<ClientId>,
@@ -173,7 +182,7 @@ impl Daemon {
         orders: mpsc::Sender<Order>,
         received: mpsc::Receiver<Order>,
     ) -> anyhow::Result<(Self, LocalTask, Lock)> {
-        for note in options.notes.iter().cloned().chain(options.tls_warning()) {
+        for note in options.given.notes().iter().cloned().chain(options.tls_warning()) {
             warn!("{note}");
         }
         let lock_file = options.lock_file();
@@ -184,10 +193,19 @@ impl Daemon {
             }
         }
         let lock = Lock::take(&lock_file)?;
-        let tls = match options.core.tls {
-            TlsSupport::Unsupported => None,
-            TlsSupport::Supported | TlsSupport::Required => Some(credentials::load(&options)?),
-        };
+        let keys = Stamp::of(&options);
+        let tls = credentials::at_start(&options)?;
+        let mut tls_trouble = None;
+        if tls.is_none() && options.core.tls != TlsSupport::Unsupported {
+            let text = format!(
+                "{}: no certificates yet, so clients with tls are turned away: make them with \
+                 corosync-qnetd-certutil -i, or take over those of corosync-qnetd with haguard certs \
+                 import; they are used as soon as they are there",
+                options.tls_cert.display()
+            );
+            warn!("{text}");
+            tls_trouble = Some(text);
+        }
         // The port first: a start that fails for it leaves the state directory as it is.
         let port = listen::listen(&options).await?;
         let opened = Journal::open(&options.state_dir, host::file::boot_id())?;
@@ -198,7 +216,8 @@ impl Daemon {
         let memory = opened.memory;
         info!("arbiter {}, start {} of its state directory", memory.arbiter, memory.boot);
         let (queries, queries_received) = mpsc::channel(8);
-        let local = tokio::spawn(Local::open(&options)?.serve(queries, orders));
+        let local = Local::open(&options.local_socket_file(), &options.given.socket)?;
+        let local = tokio::spawn(local.serve(Desk { queries, orders }));
         info!("listening on {}", port.local_addr()?);
         let daemon = Self {
             arbiter: Arbiter::new(clock.now(), options.core.clone(), memory),
@@ -207,6 +226,9 @@ impl Daemon {
             tls,
             disk: Disk::start(opened.journal).context("cannot start the journal's thread")?,
             disk_trouble: None,
+            tls_trouble,
+            keys,
+            keys_due: Instant::now() + KEYS_LOOK,
             clients: BTreeMap::new(),
             strangers: BTreeSet::new(),
             clients_made: 0,
@@ -229,7 +251,7 @@ impl Daemon {
         let now = self.clock.now();
         let wait = self.arbiter.deadline().filter(|at| *at != Time::NEVER).map(|at| at.since(now));
         let due = wait.map(|wait| Instant::now() + wait);
-        let due = due.into_iter().chain(self.accept_after).min();
+        let due = due.into_iter().chain(self.accept_after).chain([self.keys_due]).min();
         tokio::select! {
             Some(order) = self.orders.recv() => Happening::Ordered(order),
             stored = self.disk.stored() => Happening::Stored(stored),
@@ -265,6 +287,9 @@ impl Daemon {
         }
         if self.accept_after.is_some_and(|at| at <= Instant::now()) {
             self.accept_after = None;
+        }
+        if self.keys_due <= Instant::now() {
+            self.look_at_keys();
         }
         let now = self.clock.now();
         if self.arbiter.deadline().is_some_and(|at| at <= now) {
@@ -382,7 +407,9 @@ impl Daemon {
             return;
         }
         self.abandon(client);
-        self.tell_later(Event::Closed { client });
+        // What follows from that comes in its turn.
+        let now = self.clock.now();
+        self.arbiter.cut(now, client);
     }
 
     fn start_tls(&mut self, client: ClientId) {
@@ -477,29 +504,45 @@ impl Daemon {
         status.warnings.extend(self.options.tls_warning());
         let trouble = self.disk_trouble.iter();
         status.warnings.extend(trouble.map(|text| format!("no grant can be given: {text}")));
+        status.warnings.extend(self.tls_trouble.clone());
         status
     }
 
+    /// Reads the certificates when their files have changed.
+    fn look_at_keys(&mut self) {
+        self.keys_due = Instant::now() + KEYS_LOOK;
+        let keys = Stamp::of(&self.options);
+        if keys != self.keys && keys.is_complete() && self.reload.is_empty() {
+            self.keys = keys;
+            self.start_reload();
+        }
+    }
+
     fn start_reload(&mut self) {
-        if self.tls.is_some() {
+        if self.options.core.tls != TlsSupport::Unsupported {
             let options = self.options.clone();
             self.reload.spawn_blocking(move || credentials::load(&options));
         }
     }
 
     fn reloaded(&mut self, reloaded: anyhow::Result<ArbiterTls>) {
-        match reloaded {
+        self.tls_trouble = match reloaded {
             Ok(tls) => {
                 self.tls = Some(tls);
                 info!("certificates read again: new connections use them");
+                None
             }
-            Err(error) => error!("certificates not read again, the old ones stay: {error:#}"),
-        }
+            Err(error) => {
+                let trouble = format!("certificates not read again, the old ones stay: {error:#}");
+                error!("{trouble}");
+                Some(trouble)
+            }
+        };
     }
 
     /// Lets grants that are being stored get there and be told, then closes every client.
     async fn stop(mut self) {
-        watch::notify_stopping();
+        systemd::notify("STOPPING=1");
         let until = Instant::now() + STOP_LIMIT;
         while self.disk.is_busy() {
             match timeout_at(until, self.disk.stored()).await {
@@ -539,7 +582,9 @@ async fn until(due: Option<Instant>) {
 
 fn describe(reason: CloseReason) -> &'static str {
     match reason {
-        CloseReason::TlsUnavailable => "it asked for tls, which is off here (-s off)",
+        CloseReason::TlsUnavailable => {
+            "it asked for tls, which is off here (-s off), or has no certificates yet"
+        }
         CloseReason::WrongIdentity => {
             "its certificate is for another cluster or node; see its configuration"
         }

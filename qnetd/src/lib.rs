@@ -8,12 +8,14 @@
 //! * [`config`]: corosync-qnetd's flags, our long flags, a TOML file.
 //! * [`tool`]: `corosync-qnetd-tool`, and the text that it shows.
 //! * [`program`]: `haguard qnetd` and `corosync-qnetd`, from arguments to exit code.
+//! * [`shadow`]: beside a stock arbiter, to see where it would decide otherwise.
 
 pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod journal;
 pub mod program;
+pub mod shadow;
 pub mod tool;
 
 pub use daemon::run;

@@ -1,7 +1,5 @@
 //! `haguard qnetd`, also under the name `corosync-qnetd`: from arguments to exit code.
 
-mod log;
-
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use protocol::qnet::{MessageType, numbers};
 
-use crate::config::{self, Invocation, Options, Places};
+use crate::config::{self, Invocation, Options, Places, UsageError};
 use crate::daemon;
+use crate::shadow::{self, Plan};
 
 /// The stock daemon's name; under it, files are where its tools and units expect them.
 const STOCK_NAME: &str = "corosync-qnetd";
@@ -21,32 +20,74 @@ const DEFAULT_CONFIG: &str = "/etc/haguard/qnetd.toml";
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
+/// What `-h` says of our own name, behind the flags.
+const OURS: &str = "
+It stays in the foreground and logs to standard error; -f is accepted and changes nothing.
+SIGTERM and SIGINT stop it, SIGHUP makes it read its certificates again.
+Exit codes: 0 stopped as asked, 1 it could not start, 2 wrong arguments; with --shadow also 3,
+stopped as asked after a difference that was not explained.
+";
+
+/// Whose manners the daemon has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Manners {
+    /// Ours: in the foreground; 0 for help and version, 2 for wrong arguments.
+    Haguard,
+    /// The stock daemon's (wire 3.2): without `-f` in the background; 1 for all of these.
+    Stock,
+}
+
+impl Manners {
+    fn of(program: &str) -> Self {
+        let is_stock = Path::new(program).file_name().is_some_and(|name| name == STOCK_NAME);
+        if is_stock { Self::Stock } else { Self::Haguard }
+    }
+
+    fn places(self) -> Places {
+        match self {
+            Self::Haguard => Places::Haguard,
+            Self::Stock => Places::Stock,
+        }
+    }
+
+    fn told(self) -> ExitCode {
+        match self {
+            Self::Haguard => ExitCode::SUCCESS,
+            Self::Stock => ExitCode::FAILURE,
+        }
+    }
+
+    fn misused(self) -> ExitCode {
+        match self {
+            Self::Haguard => ExitCode::from(2),
+            Self::Stock => ExitCode::FAILURE,
+        }
+    }
+}
+
 /// The daemon, called as `program` with the arguments after that name (after the word `qnetd` in
-/// `haguard qnetd`). Exit codes (wire 3.2): 0 after a stop that was asked for; 1 for `-h`, `-v`,
-/// wrong arguments and any failure to start.
-pub fn main_qnetd(program: &str, args: &[String]) -> ExitCode {
-    let is_stock = Path::new(program).file_name().is_some_and(|name| name == STOCK_NAME);
-    let places = if is_stock { Places::Stock } else { Places::Haguard };
-    let options = match config::parse(args, places) {
+/// `haguard qnetd`). `log` starts the log; it is called once, after the fork where there is one,
+/// with the options, which say whether standard error is still there (`foreground`).
+///
+/// Exit codes: 0 after a stop that was asked for, 1 for any failure to start. For `-h`, `-v` and
+/// wrong arguments 1 as well under the stock name (wire 3.2), under any other 0, 0 and 2.
+pub fn main_qnetd(program: &str, args: &[String], log: impl FnOnce(&Options)) -> ExitCode {
+    let manners = Manners::of(program);
+    let mut options = match config::parse(args, manners.places()) {
         Ok(Invocation::Run(options)) => *options,
         Ok(Invocation::Help) => {
-            say(&mut io::stdout(), &config::usage(program));
-            return ExitCode::FAILURE;
+            say(&mut io::stdout(), &usage(program, manners));
+            return manners.told();
         }
         Ok(Invocation::Version) => {
             say(&mut io::stdout(), &version());
-            return ExitCode::FAILURE;
+            return manners.told();
         }
-        Err(error) => {
-            say(&mut io::stderr(), &format!("{program}: {error}\n"));
-            if error.wants_usage() {
-                say(&mut io::stderr(), &config::usage(program));
-            }
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return refuse(program, manners, &error),
     };
-    match start(options) {
-        Ok(()) => ExitCode::SUCCESS,
+    options.foreground |= manners == Manners::Haguard;
+    match start(options, log) {
+        Ok(code) => code,
         Err(error) => {
             say(&mut io::stderr(), &format!("{program}: {error:#}\n"));
             ExitCode::FAILURE
@@ -54,15 +95,62 @@ pub fn main_qnetd(program: &str, args: &[String]) -> ExitCode {
     }
 }
 
-fn start(options: Options) -> anyhow::Result<()> {
+fn refuse(program: &str, manners: Manners, error: &UsageError) -> ExitCode {
+    match (manners, error) {
+        (Manners::Haguard, UsageError::UnknownLongFlag(flag, _)) if flag == "help" => {
+            say(&mut io::stdout(), &usage(program, manners));
+            return manners.told();
+        }
+        (Manners::Haguard, UsageError::UnknownLongFlag(flag, _)) if flag == "version" => {
+            say(&mut io::stdout(), &version());
+            return manners.told();
+        }
+        (Manners::Haguard, _) => {
+            say(&mut io::stderr(), &format!("{program}: {error}; {program} -h shows all flags\n"));
+        }
+        (Manners::Stock, _) => {
+            say(&mut io::stderr(), &format!("{program}: {error}\n"));
+            if error.wants_usage() {
+                say(&mut io::stderr(), &config::usage(program));
+            }
+        }
+    }
+    manners.misused()
+}
+
+fn usage(program: &str, manners: Manners) -> String {
+    let ours = match manners {
+        Manners::Haguard => OURS,
+        Manners::Stock => "",
+    };
+    format!("{}{ours}", config::usage(program))
+}
+
+/// What can be told on standard error is told before the fork: the stock daemon forks first, and
+/// ends with 0 whatever then goes wrong.
+fn start(options: Options, log: impl FnOnce(&Options)) -> anyhow::Result<ExitCode> {
     let options = read_file(options)?;
-    daemon::check(&options)?;
+    let plan = Plan::of(&options);
+    match &plan {
+        Some(plan) => shadow::daemon::check(&options, plan)?,
+        None => daemon::check(&options)?,
+    }
     if !options.foreground {
         nix::unistd::daemon(true, false).context("cannot go into the background")?;
     }
-    log::start(&options);
+    log(&options);
+    let is_heard = options.foreground;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(daemon::run(options))
+    let ended = runtime.context("cannot start the runtime")?.block_on(async {
+        match plan {
+            Some(plan) => shadow::run(options, plan).await.map(|found| found.exit_code()),
+            None => daemon::run(options).await.map(|()| ExitCode::SUCCESS),
+        }
+    });
+    if let (Err(error), false) = (&ended, is_heard) {
+        tracing::error!("{error:#}");
+    }
+    ended
 }
 
 fn read_file(options: Options) -> anyhow::Result<Options> {

@@ -1,6 +1,6 @@
 //! The rules that hold after every step, one function each, with the reason why they must.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -57,9 +57,17 @@ pub struct Monitor {
     stored: BTreeMap<NodeId, Epoch>,
     granted: Option<GrantId>,
     last_start: Option<(NodeId, Epoch)>,
-    /// A voter has lost what it had stored.
+    /// Nodes that have lost what they had stored, and have not learnt it anew.
+    forgetful: BTreeSet<NodeId>,
+    /// So has the arbiter.
+    arbiter_forgot: bool,
+    /// Too many voters had forgotten at one time.
     amnesia: bool,
     nodes: usize,
+    /// Each node has one.
+    device_votes: usize,
+    /// Votes that make quorum.
+    quorum: usize,
     whole_since: Option<Time>,
     expects: Vec<Watched>,
     /// How often a node became QUORATE.
@@ -73,8 +81,12 @@ pub struct Monitor {
 impl Monitor {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let expects = scenario.expect.iter().cloned();
+        let nodes = scenario.nodes().count();
+        let votes = |votes: u32| usize::try_from(votes).unwrap_or(usize::MAX);
         Self {
-            nodes: scenario.nodes().count(),
+            nodes,
+            device_votes: votes(scenario.topology.device_votes()),
+            quorum: votes(scenario.topology.quorum()),
             expects: expects.map(|expect| Watched { expect, seen: false }).collect(),
             ..Self::default()
         }
@@ -92,25 +104,37 @@ impl Monitor {
 
     /// S4: what a node has stored of epochs never goes back, because it is what keeps an epoch
     /// from being given to two views.
-    pub(crate) fn node_stored(&mut self, node: NodeId, epoch: Epoch) {
+    pub(crate) fn node_stored(&mut self, node: NodeId, epoch: Epoch, forgotten: bool) {
+        if !forgotten {
+            self.forgetful.remove(&node);
+        }
         let before = self.stored.insert(node, epoch).unwrap_or_default();
         if epoch < before {
             self.report("S4", format!("node {node} stores epoch {epoch} after {before}"));
         }
     }
 
-    /// An empty disk knows no epoch, and the votes that are left need not have heard of the
-    /// newest one: rule S4 counts on what voters have stored, so it is not checked any more.
+    /// A voter (without a name: the arbiter) has lost what it had stored. Rule S4 counts on what
+    /// voters of more than half of the votes remember: once so many have forgotten at the same
+    /// time, epochs are not checked any more.
     pub(crate) fn memory_lost(&mut self, of: Option<NodeId>) {
-        self.amnesia = true;
         match of {
-            Some(node) => self.stored.remove(&node),
-            None => self.granted.take().map(|grant| grant.epoch),
-        };
+            Some(node) => {
+                self.stored.remove(&node);
+                self.forgetful.insert(node);
+            }
+            None => {
+                self.granted = None;
+                self.arbiter_forgot = true;
+            }
+        }
+        let device = if self.arbiter_forgot { self.device_votes } else { 0 };
+        self.amnesia |= self.forgetful.len() + device >= self.quorum;
     }
 
     /// S4: each grant has a higher epoch than the one before it.
     pub(crate) fn granted(&mut self, record: &GrantRecord) {
+        self.arbiter_forgot = false;
         let before = self.granted.replace(record.grant);
         if let Some(before) = before
             && before.epoch >= record.grant.epoch

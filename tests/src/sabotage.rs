@@ -11,6 +11,10 @@ pub enum Sabotage {
     /// The arbiter's disk says that a grant is stored, and loses it with the process; what the
     /// arbiter sends is believed to be durable.
     GrantForgotten,
+    /// The device does not tell its node what epoch the arbiter knows.
+    EpochNotHandedOver,
+    /// A node takes its empty disk for one that remembers that there was nothing.
+    EmptyDiskRemembers,
     /// The keeper takes every deadline for one in the far future.
     KeeperIgnoresDeadline,
 }

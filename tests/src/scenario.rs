@@ -69,6 +69,23 @@ impl Default for Topology {
     }
 }
 
+impl Topology {
+    /// The device's votes; each node has one.
+    pub fn device_votes(&self) -> u32 {
+        match self.algorithm {
+            Algorithm::Ffsplit => 1,
+            Algorithm::Lms | Algorithm::TwoNodeLms | Algorithm::Test => {
+                self.nodes.saturating_sub(1)
+            }
+        }
+    }
+
+    /// Votes that make quorum.
+    pub fn quorum(&self) -> u32 {
+        node::conf::votes::quorum_of(self.nodes.saturating_add(self.device_votes()))
+    }
+}
+
 /// A fault and its time.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TimedFault {

@@ -3,16 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use simulator::{Scenario, run};
+use simulator::sabotage::Sabotage;
+use simulator::{Scenario, run, run_sabotaged};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios")
 }
 
-fn replay(name: &str) {
+fn scenario(name: &str) -> Scenario {
     let path = folder().join(name).with_extension("toml");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let scenario = Scenario::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    Scenario::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn replay(name: &str) {
+    let scenario = scenario(name);
     let outcome = run(&scenario);
     assert!(outcome.violation.is_none(), "{name}: {}", outcome.report(&scenario));
 }
@@ -56,6 +61,8 @@ scenarios! {
     s18_killed_daemon "s18-killed-daemon",
     s20_unknown_start "s20-unknown-start",
     s21_memoryless_winner "s21-memoryless-winner",
+    s27_a_lost_disk_gives_no_epoch_twice "s27-a-lost-disk-gives-no-epoch-twice",
+    s27_the_arbiters_epoch_is_handed_over "s27-the-arbiters-epoch-is-handed-over",
     s29_a_loser_that_does_not_confirm "s29-a-loser-that-does-not-confirm",
     s30_lease_against_an_arbiter_restart "s30-lease-against-an-arbiter-restart",
     s36_chain "s36-chain",
@@ -73,4 +80,21 @@ fn every_file_is_replayed() {
     let names: BTreeSet<String> = names.map(|name| name.into_string().unwrap()).collect();
     let replayed: BTreeSet<String> = REPLAYED.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(names, replayed);
+}
+
+#[test]
+fn an_empty_disk_that_is_taken_for_a_memory_gives_an_epoch_twice() {
+    let mut lost = scenario("s27-a-lost-disk-gives-no-epoch-twice");
+    lost.expect.clear();
+    let outcome = run_sabotaged(&lost, Some(Sabotage::EmptyDiskRemembers));
+    assert_eq!(outcome.violation.map(|violation| violation.rule), Some("S4"));
+}
+
+#[test]
+fn an_epoch_that_is_not_handed_over_leaves_a_new_disk_without_a_vote() {
+    let name = "s27-the-arbiters-epoch-is-handed-over";
+    let outcome = run_sabotaged(&scenario(name), Some(Sabotage::EpochNotHandedOver));
+    let violation = outcome.violation.expect("an expectation that is not met");
+    assert_eq!(violation.rule, "expectation");
+    assert!(violation.text.starts_with("quorate"), "{violation}");
 }

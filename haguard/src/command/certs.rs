@@ -1,5 +1,7 @@
 //! `haguard certs`: a certificate authority for a cluster and its arbiter, in a directory.
 
+mod stores;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use certs::files;
 use certs::issue::{Kind, Subject, Validity};
 use certs::material;
 use certs::names::{CA_NAME, SERVER_NAME};
+use certs::transfer;
 use certs::{CertificateDer, Identity};
 use clap::{Args, Subcommand};
 use comfy_table::Table;
@@ -54,6 +57,26 @@ enum What {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         node: u32,
     },
+    /// Sign the certificate request of a stock cluster's node: cluster-NAME.crt
+    Sign {
+        /// The authority's directory
+        #[arg(long)]
+        dir: PathBuf,
+        /// The request, as corosync-qdevice-net-certutil -r has made it
+        #[arg(long, value_name = "FILE")]
+        request: PathBuf,
+        /// The cluster's name (totem.cluster_name)
+        #[arg(long, value_name = "NAME")]
+        cluster: String,
+        /// Sign although a cluster of this name has a certificate
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take over the store of corosync-qnetd, or of a corosync-qdevice, so that nobody has to be
+    /// enrolled again
+    Import(stores::Import),
+    /// Make a store for corosync-qnetd: the way back
+    Export(stores::Export),
     /// List what an authority has issued
     List {
         /// The authority's directory
@@ -92,6 +115,9 @@ pub fn run(options: &Options) -> Result<()> {
             let subject = Subject::Node { cluster: cluster.clone(), node: NodeId(*node) };
             issue_to(places, &subject, "node")
         }
+        What::Sign { dir, request, cluster, force } => stores::sign(dir, request, cluster, *force),
+        What::Import(options) => stores::import(options),
+        What::Export(options) => stores::export(options),
         What::List { dir } => list(dir),
         What::Show { file } => show(file),
     }
@@ -134,6 +160,16 @@ pub fn issue(dir: &Path, subject: &Subject, out: &Path, name: &str, force: bool)
     if ca.exists() && !same_ca && !force {
         bail!("{}: is of another authority: give another --out, or --force", ca.display());
     }
+    if let Subject::Node { cluster, node } = subject
+        && !force
+        && let Some(known) = issued_to(dir, cluster, *node)?
+    {
+        bail!(
+            "node {node} of cluster {cluster} has a certificate already, serial {}: if it is the \
+             same node, --force gives it another; if it is another cluster, rename one of them",
+            known.serial
+        );
+    }
     files::make_private_directory(out)?;
     let issued = authority.issue(subject, Validity::starting(wall_clock()))?;
     let copies = dir.join(ISSUED);
@@ -151,6 +187,25 @@ pub fn issue(dir: &Path, subject: &Subject, out: &Path, name: &str, force: bool)
 
 fn list(dir: &Path) -> Result<()> {
     AuthorityDir::open(dir)?;
+    let mut found = issued(dir)?;
+    for path in transfer::cluster_files(dir)? {
+        // The stock script leaves an empty file behind when it fails.
+        found.extend(Shown::read(&CertificateDer::from(files::read(&path)?)));
+    }
+    found.sort_by(|a, b| (a.serial.len(), &a.serial).cmp(&(b.serial.len(), &b.serial)));
+    let authority = read(&dir.join(CERTIFICATE_FILE))?;
+    screen::say(&table(authority.into_iter().chain(found)));
+    Ok(())
+}
+
+/// The certificate that a node of a cluster has been given.
+fn issued_to(dir: &Path, cluster: &str, node: NodeId) -> Result<Option<Shown>> {
+    let names = names(cluster, Some(node));
+    Ok(issued(dir)?.into_iter().find(|known| known.names == names))
+}
+
+/// The copies of what an authority has issued.
+fn issued(dir: &Path) -> Result<Vec<Shown>> {
     let copies = dir.join(ISSUED);
     let mut found = Vec::new();
     let entries = match fs::read_dir(&copies) {
@@ -165,10 +220,7 @@ fn list(dir: &Path) -> Result<()> {
             found.extend(read(&path)?);
         }
     }
-    found.sort_by(|a, b| (a.serial.len(), &a.serial).cmp(&(b.serial.len(), &b.serial)));
-    let authority = read(&dir.join(CERTIFICATE_FILE))?;
-    screen::say(&table(authority.into_iter().chain(found)));
-    Ok(())
+    Ok(found)
 }
 
 fn show(file: &Path) -> Result<()> {
@@ -218,12 +270,7 @@ impl Shown {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
             .context("the certificate cannot be read: issue it again")?;
         let cluster = identity.cluster.to_string();
-        let names = match (cluster.as_str(), identity.node) {
-            (CA_NAME, _) => "authority".to_owned(),
-            (SERVER_NAME, _) => "arbiter".to_owned(),
-            (_, Some(node)) => format!("cluster {cluster}, node {node}"),
-            (_, None) => format!("cluster {cluster}, any node"),
-        };
+        let names = names(&cluster, identity.node);
         let validity = parsed.validity();
         Ok(Self {
             serial: format!("{:x}", parsed.serial),
@@ -231,6 +278,16 @@ impl Shown {
             from: validity.not_before.timestamp(),
             to: validity.not_after.timestamp(),
         })
+    }
+}
+
+/// Whom a certificate names, in words.
+fn names(name: &str, node: Option<NodeId>) -> String {
+    match (name, node) {
+        (CA_NAME, _) => "authority".to_owned(),
+        (SERVER_NAME, _) => "arbiter".to_owned(),
+        (cluster, Some(node)) => format!("cluster {cluster}, node {node}"),
+        (cluster, None) => format!("cluster {cluster}, any node"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command, one file a verb.
 
 pub mod certs;
+pub mod certutil;
 pub mod demo;
 pub mod node;
 pub mod qdevice;

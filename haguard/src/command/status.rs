@@ -1,8 +1,9 @@
 //! `haguard status`: the whole picture of this machine, from whichever of its daemons run.
 
 mod text;
+mod watch;
 
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,8 +25,6 @@ const ARBITER_SOCKET: &str = "qnetd.sock";
 const DEVICE_SOCKET: &str = "qdevice.sock";
 /// A daemon that has not answered by then is stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// From one picture to the next.
-const REDRAW: Duration = Duration::from_secs(1);
 /// More than any answer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
@@ -40,7 +39,7 @@ pub struct Options {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
-    /// Draw it again every second until Ctrl-C
+    /// Draw it again every second until Ctrl-C; with --json one line a second
     #[arg(long)]
     watch: bool,
     /// Where the daemons' sockets are
@@ -53,31 +52,11 @@ pub struct Options {
 /// # Errors
 /// When no daemon answers: which were looked for, and why none does.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    if !options.watch {
-        return show(options).map(|picture| picture.exit_code());
+    if options.watch {
+        watch::run(options)
+    } else {
+        show(options).map(|picture| picture.exit_code())
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(async {
-        let mut ticks = tokio::time::interval(REDRAW);
-        let mut last = ExitCode::FAILURE;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                _ = tokio::signal::ctrl_c() => return Ok(last),
-            }
-            if io::stdout().is_terminal() {
-                // Home, and clear to the end.
-                let _ = io::stdout().write_all(b"\x1b[H\x1b[2J");
-            }
-            last = match show(options) {
-                Ok(picture) => picture.exit_code(),
-                Err(error) => {
-                    say(&format!("{error:#}"));
-                    ExitCode::FAILURE
-                }
-            };
-        }
-    })
 }
 
 fn show(options: &Options) -> Result<Picture> {

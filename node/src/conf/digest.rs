@@ -1,8 +1,9 @@
 //! The canonical text of a configuration, and the number that members compare in their beats: a
 //! node whose number differs runs another configuration and is refused.
 //!
-//! The number is FNV-1a with 64 bits over [`ClusterConf::render`] of the configuration with its
-//! defaults written out. So it covers every value that this crate reads, and neither comments,
+//! The number is FNV-1a with 64 bits over the values of [`ClusterConf::render`], of the
+//! configuration with its defaults written out, but for those that a running node may take over
+//! ([`super::change`]). So it covers every other value that this crate reads, and neither comments,
 //! order, spelling of defaults, `logging`, unknown nor unused keys. It is no signature: beats are
 //! authenticated by their connection, and the number only finds honest mistakes.
 
@@ -30,7 +31,7 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 impl ClusterConf {
     /// What members compare.
     pub fn digest(&self) -> u64 {
-        fnv1a(self.with_defaults_written().render().as_bytes())
+        fnv1a(self.digested().as_bytes())
     }
 
     /// The configuration as corosync.conf text that reads back as the same configuration.
@@ -48,7 +49,7 @@ impl ClusterConf {
     }
 
     /// Two files that mean the same must have one digest, so what may be left out is put in.
-    fn with_defaults_written(&self) -> Self {
+    pub(super) fn with_defaults_written(&self) -> Self {
         let mut conf = self.clone();
         conf.quorum.wait_for_all = Some(self.wait_for_all());
         conf.quorum.expected_votes = Some(self.expected_votes());
@@ -183,6 +184,7 @@ fn render_haguard(out: &mut Out, haguard: &GuardConf) {
         out.open("service");
         out.key("name", &service.name);
         out.key("command", &service.command);
+        out.some("undo", service.undo.as_ref());
         out.some("prefer", service.prefer);
         out.close();
     }

@@ -7,12 +7,14 @@
 //! * `check`: what must not run, and advice.
 //! * [`votes`]: votequorum's arithmetic and the device's timers, as methods of the types.
 //! * [`digest`]: the canonical text, and the number that members compare in their beats.
+//! * [`change`]: what differs between two configurations, and what of it a running node takes over.
 //! * [`refusal`], [`report`]: what people are told.
 //!
 //! Reading never panics, whatever the file holds, and keeps at most a bounded number of problems
 //! and warnings. Unknown keys are warnings, as corosync accepts them.
 
 mod address;
+pub mod change;
 mod check;
 pub mod digest;
 mod fields;
@@ -464,6 +466,8 @@ pub struct ServiceConf {
     pub name: String,
     /// `command`: a program's path and its arguments.
     pub command: String,
+    /// `undo`: takes back what outlives the command's processes, such as an address.
+    pub undo: Option<String>,
     /// `prefer`: where it runs when all is well.
     pub prefer: Option<NodeId>,
 }

@@ -401,13 +401,14 @@ fn read_service(r: &mut Reader<'_>, section: &Section) -> ServiceConf {
     let mut f = Fields::open(r, "haguard.service", &[section], &[]);
     let name = f.text(r, "name").unwrap_or_default();
     let command = f.text(r, "command").unwrap_or_default();
+    let undo = f.text(r, "undo");
     let prefer = f.key(r, "prefer");
     let read = prefer.and_then(|key| node_id(&key.value));
     if let (Some(key), None) = (prefer, read) {
         f.refuse(r, key, "a node id");
     }
     f.close(r);
-    ServiceConf { name, command, prefer: read }
+    ServiceConf { name, command, undo, prefer: read }
 }
 
 /// The links that any node has an address for.

@@ -120,7 +120,8 @@ impl Node {
         } else if self.agreement.installing.is_none() {
             let peers = proposal.members.iter().filter_map(|n| self.peers.get(n)?.beat.as_ref());
             let seen = peers.map(|beat| beat.highest_epoch).max().unwrap_or_default();
-            let epoch = seen.max(self.want.epoch).next();
+            let own = if self.want.forgotten { Epoch(0) } else { self.want.epoch };
+            let epoch = seen.max(own).next();
             let members = proposal.members.clone();
             self.prepare(Installed { id, epoch, members, vote_free: false });
         }
@@ -190,7 +191,7 @@ impl Node {
         }
     }
 
-    fn leave_current(&mut self) {
+    pub(super) fn leave_current(&mut self) {
         if let Some(ballot) = &mut self.current {
             ballot.left = true;
         }

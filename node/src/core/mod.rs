@@ -5,6 +5,7 @@
 //! the path of a vote:
 //! * `membership`: who is in two-way contact, and with whom a view could be formed.
 //! * `agreement`: propose, accept, install; a view id is never used twice.
+//! * `memory`: what a node does whose disk knows no epoch (rule S4).
 //! * `quorum`: whose votes count until when; QUORATE, FROZEN, INQUORATE (rule S1).
 //! * `service`: where the service belongs, and when it may start here (rule S6).
 //!
@@ -13,6 +14,7 @@
 
 mod agreement;
 mod membership;
+mod memory;
 mod quorum;
 mod service;
 mod snapshot;
@@ -55,6 +57,8 @@ pub enum Event {
     },
     /// What the device says of itself, for status.
     DeviceStatus(Box<DeviceStatus>),
+    /// The arbiter, through the device, knows of this epoch, which is above what is stored here.
+    ArbiterEpoch(Epoch),
     /// The state of [`Action::Persist`] with this number is on disk.
     Persisted(u64),
     /// It is not.
@@ -130,6 +134,10 @@ pub enum Action {
 pub struct Stored {
     /// The highest epoch it has taken part in (rule S4).
     pub epoch: Epoch,
+    /// The disk was empty, and the node has not learnt since how far epochs have come: what is
+    /// stored of them is no memory of the cluster's (safety 27).
+    #[serde(default)]
+    pub forgotten: bool,
     /// The highest ring sequence it has accepted: ring ids never repeat after a restart.
     pub ring_seq: u64,
     /// Where the service belongs (safety 20).
@@ -218,6 +226,8 @@ pub struct Node {
     device_up: bool,
     device_status: Option<DeviceStatus>,
     told_quorum: Option<(ViewId, bool)>,
+    /// The highest epoch that the arbiter has spoken of.
+    arbiter_epoch: Epoch,
     entitled: Option<Time>,
 
     service: Service,
@@ -228,7 +238,8 @@ pub struct Node {
 
 impl Node {
     /// A node that starts at `now` with what its disk holds.
-    pub fn new(now: Time, config: Config, identity: Identity, stored: Stored) -> Self {
+    pub fn new(now: Time, config: Config, identity: Identity, mut stored: Stored) -> Self {
+        stored.forgotten |= stored.epoch == Epoch(0);
         let peers = config.votes.keys().filter(|node| **node != config.node);
         Self {
             peers: peers.map(|node| (*node, Peer::default())).collect(),
@@ -254,6 +265,7 @@ impl Node {
             device_up: false,
             device_status: None,
             told_quorum: None,
+            arbiter_epoch: Epoch(0),
             entitled: None,
             service: Service::default(),
             leaving: false,
@@ -276,6 +288,7 @@ impl Node {
             }
             Event::Poll { id, view, cast } => self.poll(now, id, view, cast),
             Event::DeviceStatus(status) => self.device_status = Some(*status),
+            Event::ArbiterEpoch(highest) => self.hear_epoch(highest),
             Event::Persisted(number) => self.persisted(number),
             Event::PersistFailed(number) => self.persist_failed(now, number),
             Event::KeeperReady { running } => self.service.keeper_ready(running),
@@ -341,6 +354,7 @@ impl Node {
         self.evaluated = now;
         self.watch_contacts(now);
         self.agree(now);
+        self.recall(now);
         self.count(now);
         self.tell_device();
         self.entitle(now);
@@ -431,7 +445,7 @@ impl Node {
         }
         if now >= self.next_beat {
             self.next_beat = now + times::HEARTBEAT;
-            let highest_epoch = self.durable.epoch;
+            let highest_epoch = self.remembered_epoch();
             self.actions.push_back(Action::Host(FromHost::Alive { highest_epoch }));
         }
         self.last_beat = Some(beat.clone());
@@ -455,7 +469,7 @@ impl Node {
     fn compose(&self, now: Time) -> Beat {
         let view = self.current.as_ref().filter(|ballot| !ballot.left).map(|ballot| {
             let mut installed = ballot.installed.clone();
-            installed.vote_free = now >= ballot.vote_free_at && !self.leaving;
+            installed.vote_free = self.is_free(now, ballot) && !self.leaving;
             installed
         });
         Beat {
@@ -466,7 +480,7 @@ impl Node {
             seq: 0,
             answers: None,
             contacts: self.settled(now),
-            highest_epoch: self.durable.epoch,
+            highest_epoch: self.remembered_epoch(),
             ring_seq: self.durable.ring_seq,
             view,
             proposal: self.agreement.announced_proposal(&self.durable),

@@ -72,7 +72,7 @@ impl Node {
     }
 
     /// A node's votes, in halves: the tie-breaker's node has half a vote more than it says.
-    fn weight(&self, node: NodeId) -> u32 {
+    pub(super) fn weight(&self, node: NodeId) -> u32 {
         let votes = self.config.votes.get(&node).copied().unwrap_or(0);
         votes.saturating_mul(2) + u32::from(self.config.auto_tie_breaker == Some(node))
     }
@@ -85,12 +85,23 @@ impl Node {
 
     /// What quorum needs, in halves of a vote. With an automatic tie-breaker exactly half of the
     /// votes will do, if its node is among them: it is in one half only (votequorum(5)).
-    fn need(&self) -> u32 {
+    pub(super) fn need(&self) -> u32 {
         let expected = self.expected_votes();
         // A higher expected_votes in the configuration leaves no exact half.
         let half = expected.is_multiple_of(2) && self.config.quorum == expected / 2 + 1;
         let tie = self.config.auto_tie_breaker.is_some() && half;
         if tie { expected + 1 } else { self.config.quorum.saturating_mul(2) }
+    }
+
+    /// All votes that there are, in halves.
+    pub(super) fn all_halves(&self) -> u32 {
+        let nodes = self.config.votes.keys().map(|node| self.weight(*node));
+        nodes.fold(self.config.device_votes.saturating_mul(2), u32::saturating_add)
+    }
+
+    /// This node's vote counts in a view: no node outside can count it, and it remembers epochs.
+    pub(super) fn is_free(&self, now: Time, ballot: &Ballot) -> bool {
+        now >= ballot.vote_free_at && !self.durable.forgotten
     }
 
     /// The votes of a view reach quorum now.
@@ -103,8 +114,8 @@ impl Node {
         self.halves(now, ballot, Count::Free) / 2
     }
 
-    fn halves(&self, now: Time, ballot: &Ballot, count: Count) -> u32 {
-        let free = now >= ballot.vote_free_at || count == Count::Kept;
+    pub(super) fn halves(&self, now: Time, ballot: &Ballot, count: Count) -> u32 {
+        let free = self.is_free(now, ballot) || count == Count::Kept;
         let own = if free { self.weight(self.config.node) } else { 0 };
         let others = self.votes_of(ballot, count).filter(|(until, _)| now < *until);
         others.map(|(_, weight)| weight).fold(own, u32::saturating_add)
@@ -278,9 +289,11 @@ impl Node {
         };
         let until = until.min(now + self.config.device_timeout);
         let durable = self.durable.epoch;
+        let credible = self.is_credible(grant.epoch);
         let is_view = |ballot: &&mut Ballot| ballot.installed.id == view;
         if let Some(ballot) = self.current.as_mut().filter(is_view)
             && (!ballot.left || grant.epoch <= durable)
+            && credible
         {
             ballot.next_device = Some(DeviceVote { until, grant });
             self.raise_epoch(grant.epoch);

@@ -25,6 +25,7 @@ impl Node {
         let until = self.entitled_until(now, state);
         let lasting = until.filter(|until| *until != Time::NEVER);
         NodeStatus {
+            engine: "builtin".to_owned(),
             cluster: cluster.to_owned(),
             node: self.config.node.0,
             state,
@@ -75,6 +76,11 @@ impl Node {
         };
         if let Some(text) = self.hindrance(now) {
             return text;
+        }
+        if self.durable.forgotten {
+            let text = "this node's disk knew no epoch of the cluster: its vote waits for the \
+                        arbiter, or for more nodes that remember";
+            return text.to_owned();
         }
         let (total, quorum) = (self.total(now, ballot), self.config.quorum);
         let device = match &self.device_status {

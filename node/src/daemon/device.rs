@@ -12,7 +12,7 @@ use protocol::host::{FromDevice, FromHost, MAX_LINE_BYTES, Welcome};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -32,7 +32,13 @@ const MODE: u32 = 0o600;
 #[derive(Debug)]
 pub(super) enum Event {
     /// It wants to be the device.
-    Register { connection: u64, name: String, lines: mpsc::Sender<Arc<[u8]>> },
+    Register {
+        connection: u64,
+        name: String,
+        /// What it was greeted with.
+        greeted: Arc<[u8]>,
+        lines: mpsc::Sender<Arc<[u8]>>,
+    },
     /// It has said something.
     Said { connection: u64, said: FromDevice },
     /// It is gone.
@@ -57,8 +63,24 @@ pub(super) enum Fact {
 pub(super) struct Devices {
     events: mpsc::Receiver<Event>,
     registered: Option<Registered>,
+    greeting: watch::Sender<Greeting>,
     /// It ends with the value, and all connections with it.
     _task: JoinSet<()>,
+}
+
+/// What every connection is told first.
+#[derive(Clone, Debug)]
+struct Greeting {
+    welcome: Arc<[u8]>,
+    /// There is a device to register; without one a connection may wait for ever.
+    wanted: bool,
+}
+
+impl Greeting {
+    fn new(welcome: &Welcome) -> anyhow::Result<Self> {
+        let wanted = welcome.device.is_some();
+        Ok(Self { welcome: line(&FromHost::Welcome(Box::new(welcome.clone())))?, wanted })
+    }
 }
 
 #[derive(Debug)]
@@ -69,10 +91,10 @@ struct Registered {
 }
 
 impl Devices {
-    /// Listens at `path`; every connection is greeted with `welcome`.
-    pub(super) fn open(path: &Path, welcome: Welcome) -> anyhow::Result<Self> {
+    /// Listens at `path`; every connection is greeted with `welcome`, until there is another one.
+    pub(super) fn open(path: &Path, welcome: &Welcome) -> anyhow::Result<Self> {
         let listener = socket::listen(path, MODE).map_err(|error: SocketError| error)?;
-        let welcome = line(&FromHost::Welcome(Box::new(welcome)))?;
+        let (greeting, greetings) = watch::channel(Greeting::new(welcome)?);
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -90,15 +112,15 @@ impl Devices {
                         continue;
                     }
                 };
-                let conversation =
-                    Conversation { connection, tell: tell.clone(), welcome: Arc::clone(&welcome) };
+                let greeting = greetings.borrow().clone();
+                let conversation = Conversation { connection, tell: tell.clone(), greeting };
                 conversations.spawn(async move {
                     conversation.hold(stream).await;
                     drop(place);
                 });
             }
         });
-        Ok(Self { events, registered: None, _task: task })
+        Ok(Self { events, registered: None, greeting, _task: task })
     }
 
     /// The next event. Cancel safe.
@@ -112,7 +134,9 @@ impl Devices {
     /// Takes an event in; only the registered device's words count.
     pub(super) fn take(&mut self, event: Event) -> Option<Fact> {
         match event {
-            Event::Register { connection, name, lines } => self.register(connection, name, lines),
+            Event::Register { connection, name, greeted, lines } => {
+                self.register(Registered { connection, name, lines }, &greeted)
+            }
             Event::Said { connection, said } if self.is_registered(connection) => match said {
                 FromDevice::Unregister => {
                     info!("the device has unregistered");
@@ -124,7 +148,9 @@ impl Devices {
                     self.registered = None;
                     Some(Fact::Down)
                 }
-                FromDevice::Poll(_) | FromDevice::Status(_) => Some(Fact::Said(said)),
+                FromDevice::Poll(_) | FromDevice::Status(_) | FromDevice::Epoch { .. } => {
+                    Some(Fact::Said(said))
+                }
             },
             Event::Gone { connection, why } if self.is_registered(connection) => {
                 warn!("the device is gone: {why}");
@@ -135,23 +161,37 @@ impl Devices {
         }
     }
 
-    fn register(
-        &mut self,
-        connection: u64,
-        name: String,
-        lines: mpsc::Sender<Arc<[u8]>>,
-    ) -> Option<Fact> {
+    fn register(&mut self, new: Registered, greeted: &Arc<[u8]>) -> Option<Fact> {
         if let Some(registered) = &self.registered {
             // Dropping its queue closes the connection.
             warn!(
-                "device {name:?} is refused: {:?} is registered; stop one of them",
-                registered.name
+                "device {:?} is refused: {:?} is registered; stop one of them",
+                new.name, registered.name
             );
             return None;
         }
-        info!("device {name:?} has registered");
-        self.registered = Some(Registered { connection, name, lines });
+        info!("device {:?} has registered", new.name);
+        let welcome = Arc::clone(&self.greeting.borrow().welcome);
+        if welcome != *greeted && new.lines.try_send(welcome).is_err() {
+            warn!("the device is gone before it was told of the changed configuration");
+            return None;
+        }
+        self.registered = Some(new);
         Some(Fact::Up)
+    }
+
+    /// Greets every connection with this from now on, and tells the registered device.
+    pub(super) fn welcome(&mut self, welcome: &Welcome) -> Option<Fact> {
+        match Greeting::new(welcome) {
+            Ok(greeting) => {
+                self.greeting.send_replace(greeting);
+                self.tell(&FromHost::Welcome(Box::new(welcome.clone())))
+            }
+            Err(error) => {
+                warn!("the device is not told of the changed configuration: {error}");
+                None
+            }
+        }
     }
 
     fn is_registered(&self, connection: u64) -> bool {
@@ -181,20 +221,26 @@ fn line(message: &FromHost) -> anyhow::Result<Arc<[u8]>> {
 struct Conversation {
     connection: u64,
     tell: mpsc::Sender<Event>,
-    welcome: Arc<[u8]>,
+    greeting: Greeting,
 }
 
 impl Conversation {
     async fn hold(self, stream: UnixStream) {
         let (from, mut to) = stream.into_split();
         let mut from = Lines::new(from, MAX_LINE_BYTES);
-        let Ok(Ok(name)) = timeout(PATIENCE, self.greet(&mut from, &mut to)).await else {
-            warn!("a connection to the device socket is closed: it has not registered");
+        let greet = self.greet(&mut from, &mut to);
+        let greeted =
+            if self.greeting.wanted { timeout(PATIENCE, greet).await } else { Ok(greet.await) };
+        let Ok(Ok(name)) = greeted else {
+            if self.greeting.wanted {
+                warn!("a connection to the device socket is closed: it has not registered");
+            }
             return;
         };
         let (lines, todo) = mpsc::channel(LINES_MAX);
         let connection = self.connection;
-        if self.tell.send(Event::Register { connection, name, lines }).await.is_err() {
+        let greeted = Arc::clone(&self.greeting.welcome);
+        if self.tell.send(Event::Register { connection, name, greeted, lines }).await.is_err() {
             return;
         }
         let why = self.converse(from, to, todo).await;
@@ -208,13 +254,14 @@ impl Conversation {
         from: &mut Lines<OwnedReadHalf>,
         to: &mut OwnedWriteHalf,
     ) -> anyhow::Result<String> {
-        to.write_all(&self.welcome).await?;
+        to.write_all(&self.greeting.welcome).await?;
         let first = from.next().await?.unwrap_or_default();
         match serde_json::from_slice(&first)? {
             FromDevice::Register { name } => Ok(name.chars().take(64).collect()),
-            FromDevice::Poll(_) | FromDevice::Status(_) | FromDevice::Unregister => {
-                Err(anyhow::anyhow!("it has not registered"))
-            }
+            FromDevice::Poll(_)
+            | FromDevice::Status(_)
+            | FromDevice::Epoch { .. }
+            | FromDevice::Unregister => Err(anyhow::anyhow!("it has not registered")),
         }
     }
 

@@ -242,9 +242,10 @@ impl Keeping {
     /// Starts the service, if the keeper is entitled until then.
     pub(super) fn start_service(&mut self, serial: u64, epoch: Epoch, until: HostInstant) {
         let Some(service) = &self.service else { return };
-        let launch = service.launch(epoch);
+        let launch = service.launch(&service.conf.command, epoch);
+        let undo = service.conf.undo.as_ref().map(|undo| service.launch(undo, epoch));
         self.started = Some(serial);
-        self.order(Command::Start { serial, launch, undo: None, entitled_until: until });
+        self.order(Command::Start { serial, launch, undo, entitled_until: until });
     }
 
     /// Stops everything; the proof comes as an event.
@@ -307,8 +308,8 @@ impl Keeping {
 
 impl Service {
     /// The command goes through the shell, so that it may use the shell's syntax.
-    fn launch(&self, epoch: Epoch) -> Launch {
-        let script = shell_script(&self.conf.command);
+    fn launch(&self, command: &str, epoch: Epoch) -> Launch {
+        let script = shell_script(command);
         let words = ["/bin/sh", "-c", &script];
         let env = [
             ("HAGUARD_CLUSTER", self.cluster.to_string()),

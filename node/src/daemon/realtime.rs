@@ -11,7 +11,7 @@ use crate::keeper::ioctl::real_time;
 const PRIORITY: i32 = 10;
 
 /// Locks the memory and raises the priority of the calling thread, for root only.
-pub(super) fn ask() {
+pub(crate) fn ask() {
     if !geteuid().is_root() {
         info!("not root: no real-time priority, memory not locked; a busy host may delay beats");
         return;

@@ -2,6 +2,7 @@
 //! what, where, and what to do.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -42,14 +43,7 @@ pub(super) async fn prepare(options: &Options) -> anyhow::Result<Setup> {
     options.check()?;
     let loaded = conf::read(&options.cluster_conf, &conf::Options::default())?;
     let conf = loaded.conf;
-    for warning in &loaded.warnings {
-        match warning.level {
-            Level::Unused => debug!("{}: {warning}", options.cluster_conf.display()),
-            Level::Advice | Level::Unknown => {
-                warn!("{}: {warning}", options.cluster_conf.display());
-            }
-        }
-    }
+    show_warnings(&options.cluster_conf, &loaded.warnings);
     let me = own_node(options, &conf).await?;
     let trust = files::load_trust(&options.tls_ca)?;
     let own = files::load_credential(&options.tls_cert, &options.tls_key)?;
@@ -74,6 +68,16 @@ pub(super) async fn prepare(options: &Options) -> anyhow::Result<Setup> {
         seed: halves[0].rotate_left(32) ^ halves[1],
         locks: [run_lock, state_lock],
     })
+}
+
+/// Shows what else there is to say about a file that was accepted.
+pub(super) fn show_warnings(file: &Path, warnings: &[conf::Warning]) {
+    for warning in warnings {
+        match warning.level {
+            Level::Unused => debug!("{}: {warning}", file.display()),
+            Level::Advice | Level::Unknown => warn!("{}: {warning}", file.display()),
+        }
+    }
 }
 
 /// Which node of the configuration this is.

@@ -27,7 +27,7 @@ const MODE: u32 = 0o660;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Question {
+pub(crate) enum Question {
     /// The picture now.
     Status,
     /// Leave the cluster and end.
@@ -36,15 +36,15 @@ pub(super) enum Question {
 
 /// A question and where its answer goes.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) question: Question,
+pub(crate) struct Request {
+    pub(crate) question: Question,
     /// One line, without its end.
-    pub(super) answer: oneshot::Sender<String>,
+    pub(crate) answer: oneshot::Sender<String>,
 }
 
 /// The socket.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     requests: mpsc::Receiver<Request>,
     /// It ends with the value, and all connections with it.
     _task: JoinSet<()>,
@@ -52,7 +52,7 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Listens at `path`.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let listener = socket::listen(path, MODE)?;
         let (ask, requests) = mpsc::channel(CONNECTIONS_MAX);
         let mut task = JoinSet::new();
@@ -82,7 +82,7 @@ impl Requests {
     }
 
     /// The next request. Cancel safe.
-    pub(super) async fn next(&mut self) -> Request {
+    pub(crate) async fn next(&mut self) -> Request {
         match self.requests.recv().await {
             Some(request) => request,
             None => std::future::pending().await,

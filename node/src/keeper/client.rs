@@ -21,6 +21,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// A keeper that is ending is waited for this often, this long apart.
 const ATTEMPTS: u32 = 100;
 const ATTEMPT_AGAIN: Duration = Duration::from_millis(50);
+/// Why a keeper that guards what others started is not taken over.
+const ARMED_BY_ANOTHER: &str = "it is armed for services on corosync: stop what uses corosync, then \
+     corosync, and let the guard that has armed it end it";
 /// The first line of a keeper is no longer than this.
 const FIRST_LINE_LIMIT: u64 = 8 * 1024;
 
@@ -92,7 +95,10 @@ impl KeeperClient {
                 answer => break answer?,
             }
         };
-        if state.version != VERSION {
+        if state.outside && state.armed {
+            return Err(ClientError::Refused(ARMED_BY_ANOTHER.to_owned()));
+        }
+        if state.version != VERSION || state.outside {
             client.send(&Command::Farewell).await?;
             client.gone().await?;
             (client, state) = Self::greet(program, options).await?;
@@ -108,6 +114,32 @@ impl KeeperClient {
             state = client.hello().await?;
         }
         Ok((client, state))
+    }
+
+    /// Connects to the keeper of the run directory that guards what others start, with its
+    /// entitlement as it is, or starts one.
+    ///
+    /// # Errors
+    /// Every [`ClientError`]; [`ClientError::Refused`] for a keeper that another version has armed.
+    pub async fn adopt(program: &Path, options: &Options) -> Result<(Self, State), ClientError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Self::greet(program, options).await {
+                Err(ClientError::Closed | ClientError::Locked(_)) if attempts < ATTEMPTS => {
+                    sleep(ATTEMPT_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+                Ok((client, state)) if state.outside && state.version == VERSION => {
+                    return Ok((client, state));
+                }
+                Ok((_, state)) if state.outside && state.armed => {
+                    return Err(ClientError::Refused(ARMED_BY_ANOTHER.to_owned()));
+                }
+                // One that runs services of its own stops them, and ends.
+                Ok((client, _)) => client.farewell().await?,
+            }
+        }
     }
 
     /// Connects to a running keeper.

@@ -5,8 +5,12 @@
 //! * before t_e, or with a proven full stop since then: pets (S5, F3)
 //! * at t_e: SIGTERM to everything, SIGKILL after the stop grace, then the undos
 //! * at t_e + W - 1 s without a proof, or after a pet that came too late: the end is forced
+//!
+//! Where others have started what needs the watchdog ([`Core::guarding`]) it opens the device with
+//! the first entitlement, and nothing that it can see is a proof.
 
 mod ending;
+mod guarding;
 #[cfg(test)]
 mod tests;
 
@@ -107,6 +111,10 @@ pub enum Event {
     Stop,
     /// Everything is to end, and the keeper with it.
     Farewell,
+    /// Everything that others have started has ended, and the keeper is to end.
+    Release,
+    /// A signal asks for the end.
+    Terminated,
     /// A may-run mark is on disk.
     MarkStored {
         /// The number of its [`Action::StoreMark`].
@@ -150,6 +158,11 @@ pub enum Event {
     },
     /// The device is open: it counts.
     Opened,
+    /// It cannot be opened. Only where others have started what needs it.
+    OpenFailed {
+        /// Why.
+        error: String,
+    },
     /// A pet has ended; the clock has been read again (safety 19).
     Petted,
     /// The device is closed and no longer counts.
@@ -272,19 +285,36 @@ pub struct Core {
     undo_at: Time,
     mark: Mark,
     pet_at: Time,
+    /// What needs the watchdog was started by others.
+    outside: bool,
+    /// The device is being opened.
+    opening: bool,
+    /// It is not opened before.
+    open_at: Time,
     actions: VecDeque<Action>,
 }
 
 impl Core {
     /// A keeper that has just started at `now`.
     pub fn new(now: Time, settings: Settings) -> Self {
-        let mut core = Self {
-            hardware: settings.hardware,
-            watchdog: settings.watchdog,
+        let mut core = Self::idle(now, settings.hardware, settings.watchdog);
+        match settings.left {
+            Some(left) => core.recover(now, left),
+            None => core.actions.push_back(Action::OpenDevice),
+        }
+        core.step(now);
+        core
+    }
+
+    /// One that has nothing to do.
+    fn idle(now: Time, hardware: bool, watchdog: Duration) -> Self {
+        Self {
+            hardware,
+            watchdog,
             until: None,
-            proven: settings.left.is_none(),
+            proven: true,
             must_stop: false,
-            recovering: settings.left.is_some(),
+            recovering: false,
             open: false,
             doomed: false,
             farewell: false,
@@ -297,14 +327,11 @@ impl Core {
             undo_at: now,
             mark: Mark::default(),
             pet_at: now,
+            outside: false,
+            opening: false,
+            open_at: now,
             actions: VecDeque::new(),
-        };
-        match settings.left {
-            Some(left) => core.recover(now, left),
-            None => core.actions.push_back(Action::OpenDevice),
         }
-        core.step(now);
-        core
     }
 
     /// Takes a fact in.
@@ -312,37 +339,49 @@ impl Core {
         self.expire(now);
         match event {
             Event::Timeout => {}
-            Event::Connected => self.must_stop = !self.proven,
+            Event::Connected => self.must_stop = !self.proven && !self.outside,
             Event::Hello => self.actions.push_back(Action::ReportState),
             Event::Entitle { until } => self.entitle(now, until),
             Event::Revoke => {
                 self.until = self.until.map(|until| until.min(now));
                 self.expire(now);
             }
+            Event::Start { serial, .. } if self.outside => {
+                self.refuse(Some(serial), guarding::STARTS_NOTHING);
+            }
             Event::Start { serial, launch, undo, until } => {
                 self.start(now, Waiting { serial, launch, undo, until });
             }
             Event::Cancel { serial } => self.cancel(now, serial),
             Event::Forget { serial } => self.undos.retain(|undo| undo.serial != serial),
+            Event::Stop | Event::Farewell | Event::Terminated if self.guards() => {
+                self.refuse(None, guarding::STAYS_ARMED);
+            }
             Event::Stop => self.stop_all(now),
-            Event::Farewell => {
+            Event::Farewell | Event::Terminated => {
                 self.farewell = true;
                 self.stop_all(now);
             }
+            Event::Release => self.release(now),
             Event::MarkStored { mark } => {
                 if mark == self.mark.number && self.mark.writing.is_some() {
                     self.mark.stored = self.mark.writing.take();
                     self.start_waiting(now);
+                    self.arm(now);
                 }
             }
-            Event::MarkFailed { mark, error } => self.mark_failed(mark, &error),
+            Event::MarkFailed { mark, error } => self.mark_failed(now, mark, &error),
             Event::Spawned { job, pid } => self.spawned(now, job, pid),
             Event::SpawnFailed { job, error } => self.spawn_failed(now, job, error),
             Event::Reaped { pid, status } => self.reaped(now, pid, status),
+            // What it has not started it does not see.
+            Event::NoChildren if self.outside => {}
             Event::NoChildren => self.no_children(now),
             Event::OrphansLeft { count } => self.recovering = self.recovering && count > 0,
+            Event::OpenFailed { error } => self.open_failed(now, &error),
             Event::Opened => {
                 self.open = true;
+                self.opening = false;
                 self.pet_at = now + times::PET;
             }
             Event::Petted => self.petted(now),
@@ -406,6 +445,7 @@ impl Core {
             self.until = Some(until.min(now + ENTITLEMENT_LIMIT));
         }
         self.expire(now);
+        self.arm(now);
     }
 
     fn start(&mut self, now: Time, start: Waiting) {
@@ -481,9 +521,12 @@ impl Core {
         self.actions.push_back(Action::StoreMark { mark: self.mark.number, until, undos });
     }
 
-    fn mark_failed(&mut self, mark: u64, error: &str) {
+    fn mark_failed(&mut self, now: Time, mark: u64, error: &str) {
         if mark != self.mark.number || self.mark.writing.take().is_none() {
             return;
+        }
+        if self.outside {
+            self.open_failed(now, &format!("the may-run mark is not stored: {error}"));
         }
         for start in std::mem::take(&mut self.waiting) {
             self.refuse(Some(start.serial), &format!("the may-run mark is not stored: {error}"));
@@ -576,6 +619,9 @@ impl Core {
         self.refuse_waiting("the entitlement ended before the start");
         if !self.proven {
             self.stop_since(until, Some(until + self.stop_bound()));
+        } else if self.outside {
+            // Nothing was armed in time.
+            self.clear_mark();
         }
     }
 

@@ -50,6 +50,9 @@ pub struct Mark {
     pub cgroup: Option<PathBuf>,
     /// What takes back that which is no process.
     pub undos: Vec<Undo>,
+    /// What may run was started by others: no keeper can stop it, or prove that it has stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outside: bool,
 }
 
 impl Mark {
@@ -68,6 +71,7 @@ impl Mark {
             token: token.to_owned(),
             cgroup: cgroup.map(Path::to_owned),
             undos,
+            outside: false,
         }
     }
 

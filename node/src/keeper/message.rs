@@ -93,6 +93,9 @@ pub enum Command {
     },
     /// The clean end: everything is stopped and proven, the device disarmed; the keeper exits.
     Farewell,
+    /// The clean end of a keeper that guards what others started: all of that has ended. The
+    /// device is disarmed, and the keeper exits.
+    Release,
 }
 
 /// What the keeper tells the node daemon.
@@ -167,6 +170,9 @@ pub struct State {
     /// Without another pet the machine is reset after this many milliseconds; without a device,
     /// services are ended then.
     pub remaining_ms: u64,
+    /// It starts nothing and guards what others started.
+    #[serde(default)]
+    pub outside: bool,
 }
 
 impl State {

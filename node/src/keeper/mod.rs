@@ -59,7 +59,7 @@ pub const EXIT_LOCKED: u8 = 3;
 const WATCHDOG_LIMIT: Duration = Duration::from_secs(60);
 
 const USAGE: &str = "usage: keeper --run-dir DIR [--state-dir DIR] [--log FILE] [--device PATH] \
-                     [--class A|B|C|D] [--watchdog-timeout SECONDS]";
+                     [--class A|B|C|D] [--watchdog-timeout SECONDS] [--services own|outside]";
 
 /// What a keeper is started with.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -76,6 +76,9 @@ pub struct Options {
     pub class: Option<WatchdogClass>,
     /// W, in whole seconds.
     pub watchdog: Duration,
+    /// What needs the watchdog is started by others: with a device only, which is opened with the
+    /// first entitlement.
+    pub outside: bool,
     /// The words between the program and its keeper arguments, with which the keeper runs itself
     /// again for each start: `["keeper"]` if it was started as `haguard keeper ...`.
     pub prefix: Vec<OsString>,
@@ -91,6 +94,7 @@ impl Options {
             device: None,
             class: None,
             watchdog: times::WATCHDOG,
+            outside: false,
             prefix: Vec::new(),
         }
     }
@@ -117,6 +121,13 @@ impl Options {
                     let seconds = seconds.map_err(|_| format!("{flag} takes whole seconds"))?;
                     options.watchdog = Duration::from_secs(seconds);
                 }
+                "--services" => {
+                    options.outside = match value.to_str() {
+                        Some("own") => false,
+                        Some("outside") => true,
+                        _ => return Err(format!("{flag} takes own or outside")),
+                    };
+                }
                 _ => return Err(format!("unknown argument {flag}; {USAGE}")),
             }
         }
@@ -141,6 +152,9 @@ impl Options {
             flag("--class", format!("{class:?}").into());
         }
         flag("--watchdog-timeout", self.watchdog.as_secs().to_string().into());
+        if self.outside {
+            flag("--services", "outside".into());
+        }
         args
     }
 
@@ -158,6 +172,9 @@ impl Options {
         let device_class = matches!(self.class, Some(WatchdogClass::A | WatchdogClass::B));
         if device_class && self.device.is_none() {
             return Err("--class A and B need a --device".to_owned());
+        }
+        if self.outside && self.device.is_none() {
+            return Err("--services outside needs a --device: a process cannot end them".to_owned());
         }
         if self.class == Some(WatchdogClass::C) && self.device.is_some() {
             return Err("--class C is for a keeper without a --device".to_owned());
@@ -218,6 +235,9 @@ mod tests {
     #[test]
     fn options_come_back_from_their_arguments() {
         let args = ["--run-dir", "/run/x", "--device", "/dev/watchdog1", "--class", "A"];
+        let guards = parse(&[&args[..], &["--services", "outside"]].concat()).unwrap();
+        assert!(guards.outside);
+        assert_eq!(Options::parse(guards.to_args()).unwrap(), guards);
         let options = parse(&args).unwrap();
         assert_eq!(options.state_dir, PathBuf::from("/run/x"));
         assert_eq!(options.watchdog, times::WATCHDOG);
@@ -233,6 +253,8 @@ mod tests {
         assert!(with(&["--watchdog-timeout", "4"]).contains("--watchdog-timeout"));
         assert!(with(&["--watchdog-timeout", "x"]).contains("whole seconds"));
         assert!(with(&["--class", "A"]).contains("--device"));
+        assert!(with(&["--services", "outside"]).contains("--device"));
+        assert!(with(&["--services", "mine"]).contains("own or outside"));
         assert!(with(&["--class", "E"]).contains("not E"));
     }
 }

@@ -114,7 +114,7 @@ impl Keeper {
         let oom_score_adj = harden(&log);
 
         let boot_id = host::file::boot_id();
-        let left = read_mark(&options.state_dir, boot_id)?;
+        let left = read_mark(&options.state_dir, boot_id, options.outside)?;
         let own = ProcessId::own().ok_or_else(|| Failure::at("/proc", "not readable"))?;
         let token = format!("{}-{}", own.pid, own.start_ticks);
         let launcher = Launcher {
@@ -132,7 +132,11 @@ impl Keeper {
         )
         .map_err(|error| Failure::at("timer", error))?;
         let reading = clock::read();
-        let core = Core::new(Time::ZERO, settings(&options, left.as_ref(), reading));
+        let core = if options.outside {
+            Core::guarding(Time::ZERO, options.watchdog)
+        } else {
+            Core::new(Time::ZERO, settings(&options, left.as_ref(), reading))
+        };
         let mut keeper = Self {
             core,
             clock: ElapsedClock::new(Hurry::Fast, reading),
@@ -255,7 +259,7 @@ impl Keeper {
             // Children are looked at in every turn; a hangup means nothing here.
             if let Ok(name @ (Signal::SIGTERM | Signal::SIGINT)) = Signal::try_from(number) {
                 self.log.line(&format!("{name}: stopping everything, then ending"));
-                self.tell(Event::Farewell);
+                self.tell(Event::Terminated);
             }
         }
     }
@@ -339,6 +343,7 @@ impl Keeper {
                 return;
             }
             Command::Farewell => Event::Farewell,
+            Command::Release => Event::Release,
         };
         self.core.handle(now, event);
         // Each command's effects come before the next command.
@@ -392,6 +397,7 @@ impl Keeper {
         let until = self.host(until);
         let cgroup = self.launcher.cgroup.as_deref();
         let mark = Mark::new(self.boot_id, &self.launcher.token, cgroup, until, undos);
+        let mark = Mark { outside: self.options.outside, ..mark };
         self.disk.store(number, mark);
     }
 
@@ -448,7 +454,16 @@ impl Keeper {
     }
 
     fn open_device(&mut self) -> Result<(), DeviceError> {
-        let device = device::open(self.options.device.as_deref(), self.options.watchdog)?;
+        let opened = device::open(self.options.device.as_deref(), self.options.watchdog);
+        let device = match opened {
+            Ok(device) => device,
+            // Whoever has it may let go of it.
+            Err(error) if self.options.outside => {
+                self.tell(Event::OpenFailed { error: error.to_string() });
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let name = device.path().map_or("none".into(), |path| path.display().to_string());
         self.log.line(&format!(
             "watchdog {name} ({}): class {:?}, {} s{}",
@@ -546,6 +561,7 @@ impl Keeper {
             class,
             bound_ms: u32::try_from(bound.as_millis()).unwrap_or(u32::MAX),
             remaining_ms: millis(remaining),
+            outside: self.options.outside,
         }
     }
 }
@@ -577,11 +593,22 @@ fn open_log(path: Option<&Path>) -> Result<(Log, Option<File>), Failure> {
     Ok((log.map_err(failed)?, file))
 }
 
-fn read_mark(dir: &Path, boot_id: BootId) -> Result<Option<Mark>, Failure> {
-    Mark::read(dir, boot_id).map_err(|error| {
+fn read_mark(dir: &Path, boot_id: BootId, outside: bool) -> Result<Option<Mark>, Failure> {
+    let file = dir.join(mark::FILE);
+    let mark = Mark::read(dir, boot_id).map_err(|error| {
         let advice = "make sure that no service of this node runs, then remove the file";
-        Failure::at(dir.join(mark::FILE).display(), format!("{error}; {advice}"))
-    })
+        Failure::at(file.display(), format!("{error}; {advice}"))
+    })?;
+    match mark {
+        // Nobody can prove that it has stopped, so nobody touches the device (safety 18).
+        Some(mark) if mark.outside || outside => {
+            let text = "an earlier keeper of this boot has ended while services may run: its \
+                        watchdog resets this machine; if it does not, make sure that no service \
+                        of this node runs, then remove the file";
+            Err(Failure::at(file.display(), text))
+        }
+        mark => Ok(mark),
+    }
 }
 
 /// One keeper a run directory.

@@ -232,6 +232,15 @@ impl World {
         self.tell(id, Event::Poll { id: self.polls, view, cast });
     }
 
+    /// The device votes in whatever view the node is in, with an epoch above the view's.
+    pub(crate) fn keep_voting(&mut self, id: u32, ms: u64) {
+        for _ in 0..ms / 100 {
+            let (view, epoch) = (self.view(id), self.node(id).view_epoch().0);
+            self.cast(id, view, 10_000, epoch + 1);
+            self.run(100);
+        }
+    }
+
     pub(crate) fn take_back(&mut self, id: u32) {
         self.polls += 1;
         self.tell(id, Event::Poll { id: self.polls, view: ViewId::default(), cast: None });

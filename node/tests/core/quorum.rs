@@ -122,12 +122,12 @@ fn wait_for_all_waits_for_nodes_and_not_for_votes() {
     let reason = world.node(1).status(world.now, "c").reason;
     assert!(reason.contains("wait_for_all: node 2"), "{reason}");
     world.boot(2, two);
-    world.until(3000, |w| w.state(1) == QuorumState::Quorate);
+    world.keep_voting(1, 3000);
+    assert_eq!(world.state(1), QuorumState::Quorate);
     world.kill(2);
     world.until(1500, |w| w.node(1).members() == [NodeId(1)]);
-    let view = world.view(1);
-    world.cast(1, view, 60_000, 20);
-    world.until(1500, |w| w.state(1) == QuorumState::Quorate);
+    world.keep_voting(1, 1500);
+    assert_eq!(world.state(1), QuorumState::Quorate);
 }
 
 #[test]

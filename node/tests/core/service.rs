@@ -78,11 +78,7 @@ fn a_node_that_was_never_seen_is_presumed_to_run_everything() {
     let mut world = World::new(config(2));
     world.kill(2);
     world.run(2000);
-    let view = world.view(1);
-    for _ in 0..100 {
-        world.cast(1, view, 10_000, 50);
-        world.run(200);
-    }
+    world.keep_voting(1, 20_000);
     assert_eq!(world.state(1), QuorumState::Quorate);
     assert!(running(&world).is_empty());
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use host::socket::Lines;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::host::{Cast, FromDevice, MAX_LINE_BYTES, Poll};
 use protocol::ids::{ArbiterId, Epoch, GrantId, ViewId};
 use protocol::status::{DeviceStatus, QuorumState};
@@ -13,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use crate::site::{PATIENCE, Site, pair};
+use crate::site::{PATIENCE, Site, keeper_of, pair};
 
 pub(crate) struct Device {
     from: Lines<OwnedReadHalf>,
@@ -204,4 +206,111 @@ async fn who_does_not_register_is_closed() {
     let mut silent = Device::connect(&one.run_dir).await;
     assert_eq!(silent.next().await.unwrap()["type"], "welcome");
     assert_eq!(silent.next().await, None);
+}
+
+/// Changes the site's configuration and says so to the daemons, which are this process.
+fn reload(site: &Site, from: &str, to: &str) {
+    let path = site.path("corosync.conf");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    kill(Pid::this(), Signal::SIGHUP).unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_tells_the_device_what_may_change_and_refuses_the_rest_as_a_whole() {
+    let site = Site::new();
+    let [one, _two] = pair(&site).await;
+    let before = one.status().await.unwrap();
+    let mut device = Device::connect(&one.run_dir).await;
+    let first = device.next().await.unwrap();
+    assert_eq!((&first["device"]["tls"], &first["config_version"]), (&"on".into(), &Value::Null));
+    device.register().await;
+    device.hear("view").await;
+
+    // Refused: more than the device's own way to the arbiter changes, and then nothing does.
+    let net = "   host: 127.0.0.1\n";
+    reload(&site, net, "   host: 127.0.0.2\n   tls: required\n");
+    // Refused: no configuration at all.
+    reload(&site, "totem {", "totem {{");
+    // Taken: what is left differs in nothing that members must have in common.
+    reload(&site, "totem {{", "totem {");
+    reload(&site, "   host: 127.0.0.2\n", net);
+    let again = device.hear("welcome").await;
+    assert_eq!(again["device"]["tls"], "required");
+    assert_eq!(again["device"]["host"], "127.0.0.1");
+    reload(&site, " version: 2\n", " version: 2\n config_version: 7\n");
+    assert_eq!(device.hear("welcome").await["config_version"], 7);
+
+    // The view has not noticed, and the next device is welcomed with the newest.
+    let after = one.until(PATIENCE, "still quorate", |s| s.quorate).await;
+    assert_eq!(after.view, before.view);
+    drop(device);
+    let mut device = Device::connect(&one.run_dir).await;
+    let welcome = device.next().await.unwrap();
+    assert_eq!(
+        (&welcome["device"]["tls"], &welcome["config_version"]),
+        (&"required".into(), &7.into())
+    );
+}
+
+#[tokio::test]
+async fn a_device_that_was_greeted_before_a_reload_is_told_when_it_registers() {
+    let site = Site::new();
+    let [one, _two] = pair(&site).await;
+    let mut early = Device::connect(&one.run_dir).await;
+    assert_eq!(early.next().await.unwrap()["config_version"], Value::Null);
+    reload(&site, " version: 2\n", " version: 2\n config_version: 7\n");
+    // Who comes now is greeted with the change, once it is known.
+    loop {
+        let mut next = Device::connect(&one.run_dir).await;
+        if next.next().await.unwrap()["config_version"] == 7 {
+            break;
+        }
+    }
+    early.register().await;
+    assert_eq!(early.hear("welcome").await["config_version"], 7);
+    early.hear("view").await;
+}
+
+#[tokio::test]
+async fn the_device_is_told_when_the_watchdog_proves_nothing_any_more() {
+    let site = Site::new();
+    site.configure(2, " watchdog: process\n trust_process_watchdog: yes");
+    let [one, _two] = pair(&site).await;
+    let mut device = Device::connect(&one.run_dir).await;
+    assert_eq!(device.next().await.unwrap()["bound"]["class"], "C");
+    device.register().await;
+    kill(keeper_of(&one.run_dir).unwrap(), Signal::SIGKILL).unwrap();
+    assert_eq!(device.hear("welcome").await["bound"]["class"], "D");
+    assert_eq!(device.hear("welcome").await["bound"]["class"], "C");
+}
+
+#[tokio::test]
+async fn an_epoch_from_the_device_is_stored_and_the_next_view_is_above_it() {
+    let site = Site::new();
+    let [one, two] = pair(&site).await;
+    let mut device = Device::connect(&one.run_dir).await;
+    device.register().await;
+    device.say(&FromDevice::Epoch { highest: Epoch(500) }).await;
+    while device.hear("alive").await["highest_epoch"] != 500 {}
+    two.kill().await;
+    one.until(PATIENCE, "alone", |s| s.members == [1] && s.epoch == 501).await;
+}
+
+#[tokio::test]
+async fn without_a_device_in_the_configuration_a_connection_may_wait() {
+    let site = Site::new();
+    let path = site.path("corosync.conf");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let start = text.find(" device {").unwrap();
+    let end = text.find("}\nhaguard").unwrap();
+    std::fs::write(&path, text.replacen(&text[start..end], "", 1)).unwrap();
+    let one = site.start(1);
+    one.until(PATIENCE, "a status", |_| true).await;
+    let mut waiting = Device::connect(&one.run_dir).await;
+    assert_eq!(waiting.next().await.unwrap()["device"], Value::Null);
+    // Longer than a device may take that is wanted.
+    let silence = timeout(Duration::from_millis(2500), waiting.from.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
 }

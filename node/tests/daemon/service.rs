@@ -137,3 +137,24 @@ async fn without_its_keeper_a_node_proves_nothing_until_there_is_a_new_one() {
     assert!(!lives(&service), "the kernel ends what a dead keeper leaves");
     starts(&site, 2).await;
 }
+
+#[tokio::test]
+async fn what_a_service_leaves_behind_is_undone_before_it_counts_as_stopped() {
+    let site = Site::new();
+    let (left, undone) = (site.path("left"), site.path("undone"));
+    let command = format!("touch {0} && exec sleep 1000", left.display());
+    let undo = format!("rm {} && echo $HAGUARD_EPOCH >> {}", left.display(), undone.display());
+    site.configure(2, &format!(
+        " watchdog: process\n trust_process_watchdog: yes\n service {{\n  name: web\n  command: \
+         {command}\n  undo: {undo}\n  prefer: 2\n }}"
+    ));
+    let [_one, two] = pair(&site).await;
+    two.until(PATIENCE, "the service runs on 2", runs).await;
+    poll(PATIENCE, "what it leaves", || async { left.exists().then_some(()) }).await;
+    assert!(!undone.exists());
+    let epoch = two.status().await.unwrap().resources[0].epoch.unwrap();
+    assert_eq!(two.ask("leave\n").await.as_deref(), Some("ok"));
+    tokio::time::timeout(PATIENCE, two.task).await.unwrap().unwrap().unwrap();
+    assert!(!left.exists());
+    assert_eq!(std::fs::read_to_string(&undone).unwrap(), format!("{epoch}\n"));
+}

@@ -12,7 +12,7 @@ use certs::issue::{Authority, Issued, Kind, Serial, Subject, Validity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node::daemon;
-use node::options::{KeeperProgram, Options};
+use node::options::{Engine, KeeperProgram, Options};
 use protocol::ids::NodeId;
 use protocol::status::NodeStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -130,6 +130,7 @@ impl Site {
             self.certify(&self.authority, node, &member("c", node));
         }
         Options {
+            engine: Engine::Builtin,
             cluster_conf: self.path("corosync.conf"),
             node_id: Some(NodeId(node)),
             listen: Default::default(),

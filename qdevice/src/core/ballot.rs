@@ -45,6 +45,11 @@ pub(super) struct Ballot {
 }
 
 impl Ballot {
+    /// Gives everything up. Polls are counted on: an answer to an old one is none to a new one.
+    pub(super) fn forget(&mut self) {
+        *self = Self { polls: self.polls, ..Self::default() };
+    }
+
     pub(super) fn ends(&self) -> Option<Time> {
         self.lease.map(|lease| lease.expires)
     }
@@ -188,7 +193,11 @@ impl Device {
     /// An echo of a stock arbiter was answered: its vote may be cast for longer.
     pub(super) fn extend_stock(&mut self) {
         let Some(expires) = self.session.stock_vote_ends() else { return };
-        if self.session.arbiter.is_some() || self.ballot.vote != Some(Vote::Ack) {
+        // As long as it has not decided on a new view it leaves the vote with the old one, and a
+        // corosync that waits for us keeps its old quorum: it must not end before the answer.
+        let stands =
+            matches!(self.ballot.vote, Some(Vote::Ack | Vote::WaitForReply | Vote::AskLater));
+        if self.session.arbiter.is_some() || !stands {
             return;
         }
         if let Some(lease) = &mut self.ballot.lease {

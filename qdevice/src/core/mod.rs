@@ -100,6 +100,9 @@ pub enum Action {
     },
     /// Make the arbiter's identity durable: from now on no other is believed (safety 11).
     Pin(ArbiterId),
+    /// Tell the host of an epoch that is higher than what it has stored, so that its next view is
+    /// above it.
+    Epoch(Epoch),
     /// Tell the host what to show of the device.
     Status(DeviceStatus),
     /// The daemon may end.
@@ -131,7 +134,24 @@ struct Host {
     view: Option<HostView>,
     quorum: Option<HostQuorum>,
     heard: Time,
-    highest_epoch: Epoch,
+    /// The highest epoch that the host remembers, once it has said so.
+    stored_epoch: Option<Epoch>,
+    /// The highest epoch that it was told of; it keeps trying to store it by itself.
+    told_epoch: Epoch,
+}
+
+impl Host {
+    /// The session with the arbiter can go on. Heuristics and lists are told within it, and
+    /// everything else of the device only at its beginning. The watchdog's bound is told there too,
+    /// but no decision hangs on it, so it is no reason to end a session that holds a lease.
+    fn is_as_before(&self, old: &Self) -> bool {
+        let (new, before) = (&self.welcome, &old.welcome);
+        let mut same = self.settings.clone();
+        same.heuristics = old.settings.heuristics.clone();
+        new.instance == before.instance
+            && (&new.cluster, new.node) == (&before.cluster, before.node)
+            && same == old.settings
+    }
 }
 
 /// The device.
@@ -143,7 +163,10 @@ pub struct Device {
     session: Session,
     ballot: Ballot,
     pinned: Option<ArbiterId>,
+    /// The highest epoch that anybody has spoken of.
     highest_epoch: Epoch,
+    /// The highest one that the arbiter has.
+    arbiter_epoch: Epoch,
 
     heuristics: Heuristics,
     results: HeuristicsResults,
@@ -169,6 +192,7 @@ impl Device {
             session: Session::default(),
             ballot: Ballot::default(),
             highest_epoch: Epoch(0),
+            arbiter_epoch: Epoch(0),
             heuristics: Heuristics::Undefined,
             results: HeuristicsResults::default(),
             heuristics_run: 0,
@@ -203,6 +227,7 @@ impl Device {
         self.evaluated = now;
         if !self.leaving {
             self.tick(now);
+            self.hand_over_epoch();
             self.show(now);
         }
     }
@@ -247,62 +272,87 @@ impl Device {
             }
             FromHost::Polled { id, applied } => self.polled(id, applied),
             FromHost::Alive { highest_epoch } => {
-                host.highest_epoch = highest_epoch;
+                host.stored_epoch = Some(highest_epoch);
                 self.highest_epoch = self.highest_epoch.max(highest_epoch);
             }
         }
     }
 
-    fn welcome(&mut self, now: Time, welcome: Welcome) {
-        let Some(settings) = welcome.device.clone() else {
-            self.problem = "the node's configuration has no quorum.device: add one".to_owned();
-            return;
-        };
-        let before = self.host.as_ref().map(|host| (host.welcome.clone(), host.settings.clone()));
-        let highest_epoch = self.highest_epoch;
-        let (view, quorum) = match self.host.take() {
-            Some(host) if host.welcome.instance == welcome.instance => (host.view, host.quorum),
-            Some(_) | None => (None, None),
-        };
-        self.host = Some(Host { welcome, settings, view, quorum, heard: now, highest_epoch });
-        match before {
-            Some((old, settings)) if self.same_device(&old, &settings) => {
-                self.send_config_change();
-                if self
-                    .host
-                    .as_ref()
-                    .is_some_and(|host| host.settings.heuristics != settings.heuristics)
-                {
-                    self.start_heuristics(ballot::Purpose::Regular);
-                }
-            }
-            Some(_) => self.restart(now, "the device's configuration has changed"),
-            None => self.actions.push_back(Action::Register),
+    /// The host may have lost its disk, or never have heard of the views that came without it:
+    /// then the arbiter knows of epochs that the host would give again (safety 27).
+    fn hand_over_epoch(&mut self) {
+        let highest = self.arbiter_epoch;
+        let Some(host) = &mut self.host else { return };
+        let lacks = host.stored_epoch.is_some_and(|stored| highest > stored);
+        if lacks && highest > host.told_epoch {
+            host.told_epoch = highest;
+            self.actions.push_back(Action::Epoch(highest));
         }
     }
 
-    fn same_device(&self, old: &Welcome, settings: &DeviceSettings) -> bool {
-        self.host.as_ref().is_some_and(|host| {
-            let new = &host.welcome;
-            let mut same = host.settings.clone();
-            // Heuristics are reloaded live; everything else of the device needs a new session.
-            same.heuristics = settings.heuristics.clone();
-            new.instance == old.instance
-                && (&new.cluster, new.node) == (&old.cluster, old.node)
-                && same == *settings
-        })
+    fn welcome(&mut self, now: Time, welcome: Welcome) {
+        let Some(settings) = welcome.device.clone() else {
+            self.lose_configuration();
+            return;
+        };
+        let before = self.host.take();
+        let same_host = before.as_ref().filter(|old| old.welcome.instance == welcome.instance);
+        let (view, quorum, stored_epoch, told_epoch) = match same_host {
+            Some(old) => (old.view.clone(), old.quorum.clone(), old.stored_epoch, old.told_epoch),
+            None => (None, None, None, Epoch(0)),
+        };
+        let heard = now;
+        let host = Host { welcome, settings, view, quorum, heard, stored_epoch, told_epoch };
+        let host = self.host.insert(host);
+        let Some(old) = before else {
+            self.actions.push_back(Action::Register);
+            return;
+        };
+        if !host.is_as_before(&old) {
+            self.restart(now, "the device's configuration has changed");
+            return;
+        }
+        let lists = |welcome: &Welcome| (welcome.nodes.clone(), welcome.config_version);
+        let listed = lists(&host.welcome) != lists(&old.welcome);
+        let heuristics = host.settings.heuristics != old.settings.heuristics;
+        if listed {
+            self.send_config_change();
+        }
+        if heuristics {
+            self.start_heuristics(ballot::Purpose::Regular);
+        }
+    }
+
+    /// The configuration has no device any more: its vote is taken back at once, the host counts
+    /// without it, and the arbiter is left. A later welcome may bring it back.
+    fn lose_configuration(&mut self) {
+        if self.host.is_some() {
+            self.poll_nothing(None);
+            self.actions.push_back(Action::Unregister);
+            let text =
+                "the node's configuration has no quorum.device any more: the vote is given up";
+            self.actions.push_back(Action::Decided(text.to_owned()));
+        }
+        self.forget_host();
+        self.problem = "the node's configuration has no quorum.device: add one".to_owned();
     }
 
     fn host_down(&mut self) {
+        self.forget_host();
+        self.problem = "the node's local socket is closed: is haguard node running?".to_owned();
+    }
+
+    /// Ends everything that is done for a host.
+    fn forget_host(&mut self) {
         self.host = None;
-        self.ballot = Ballot::default();
+        self.ballot.forget();
         self.heuristics_running = None;
         self.heuristics_at = None;
+        self.shown = None;
         if !self.session.is_down() {
             self.actions.push_back(Action::Disconnect);
         }
         self.session.reset(None);
-        self.problem = "the node's local socket is closed: is haguard node running?".to_owned();
     }
 
     fn leave(&mut self) {

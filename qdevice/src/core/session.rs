@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use protocol::host::TlsMode;
+use protocol::ids::ViewId;
 use protocol::qnet::{
-    ArbiterHello, ErrorCode, Frame, Held, Hello, Message, MessageType, Options, Renewal,
+    ArbiterHello, ErrorCode, Frame, Held, Hello, HostKind, Message, MessageType, Options, Renewal,
     TlsSupport, numbers, stock_options, supported_messages,
 };
 use protocol::time::Time;
@@ -13,7 +14,7 @@ use protocol::times;
 use protocol::vote::Vote;
 
 use super::ballot::Purpose;
-use super::{Action, Device, State};
+use super::{Action, Device, Host, State};
 
 /// Sending times that are remembered, of renewals every [`times::RENEWAL`]: a minute's worth.
 const SENT_REMEMBERED: usize = 256;
@@ -278,9 +279,28 @@ impl Device {
         }
     }
 
+    /// How long the host may still count the vote of a device that has lost its lease, for the
+    /// arbiter to add to what it waits (safety 8).
+    ///
+    /// A device that runs takes its vote back itself. One that was killed has been heard by
+    /// corosync at the end of its lease at the latest; votequorum drops it T after that, or S
+    /// later if a membership change waits for it.
+    fn worst_case_ms(&self, host: &Host, view: ViewId) -> u32 {
+        let settings = &host.settings;
+        let changing = host.quorum.as_ref().is_none_or(|quorum| quorum.view != view);
+        match (self.config.host, changing) {
+            (HostKind::Builtin, _) => 0,
+            (HostKind::Corosync, false) => settings.timeout_ms,
+            (HostKind::Corosync, true) => {
+                settings.timeout_ms.saturating_add(settings.sync_timeout_ms)
+            }
+        }
+    }
+
     fn send_init(&mut self, now: Time) {
         let Some(host) = &self.host else { return };
         let Some(view) = &host.view else { return };
+        let worst_case_ms = self.worst_case_ms(host, view.id);
         let lease = self.ballot.lease.filter(|lease| now < lease.expires);
         let held = lease.map(|lease| Held {
             grant: lease.grant,
@@ -299,7 +319,7 @@ impl Device {
                 instance: self.config.instance,
                 boot: host.welcome.boot,
                 host: self.config.host,
-                worst_case_ms: 0,
+                worst_case_ms,
                 bound: host.welcome.bound,
                 highest_epoch: self.highest_epoch,
                 held: held.filter(|held| held.grant.epoch.0 > 0),
@@ -438,6 +458,7 @@ impl Device {
 
     fn hear_epoch(&mut self, options: &Options) {
         if let Some(epoch) = options.epoch.filter(|_| self.session.arbiter.is_some()) {
+            self.arbiter_epoch = self.arbiter_epoch.max(epoch);
             self.highest_epoch = self.highest_epoch.max(epoch);
         }
     }

@@ -1,7 +1,9 @@
 //! The connection to the arbiter: bytes in one direction, messages in the other.
 //!
 //! It is a task of its own, so that a slow name service, handshake or arbiter delays nothing. It
-//! ends with [`Report::Closed`], or silently when the daemon drops it.
+//! ends with [`Report::Closed`]. When the daemon drops its end, what is queued is still sent and
+//! the connection closed in order (with a close_notify, so that the arbiter can tell it from a
+//! connection that was cut), for [`FAREWELL_LIMIT`] at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,16 +11,25 @@ use std::time::Duration;
 
 use protocol::qnet::{Deframer, Frame, FrameError, Message, MessageType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 use tracing::warn;
 
-use super::{Happening, credentials};
+use super::Happening;
+use super::credentials::Clients;
 use crate::config::Options;
 use crate::resolve::{self, Target};
 
 /// Bytes per read.
 const READ_BYTES: usize = 4096;
+
+/// How long a connection that was given up may take to send its last words and to see that the
+/// arbiter has closed it too. Closing before that could cost the words: what the arbiter sends in
+/// between would be answered with a reset.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a connection ends that the daemon has given up.
+const CLOSED_HERE: &str = "closed from here";
 
 /// What the daemon wants of the connection.
 #[derive(Debug)]
@@ -54,21 +65,24 @@ pub(super) struct Link {
     /// Tells this connection's reports from those of earlier ones.
     pub(super) number: u64,
     commands: mpsc::Sender<Command>,
-    task: AbortHandle,
+    /// Closed with this end.
+    _held: watch::Sender<()>,
 }
 
 impl Link {
     pub(super) fn open(
         number: u64,
         call: Call,
+        clients: Arc<Clients>,
         options: Arc<Options>,
         reports: mpsc::Sender<Happening>,
     ) -> Self {
         // One more place for StartTls.
         let (commands, received) = mpsc::channel(options.max_send_buffers + 1);
-        let end = Line { number, commands: received, reports, options };
-        let task = tokio::spawn(end.serve(call)).abort_handle();
-        Self { number, commands, task }
+        let (held, holder) = watch::channel(());
+        let end = Line { number, commands: received, holder, reports, clients, options };
+        tokio::spawn(end.serve(call));
+        Self { number, commands, _held: held }
     }
 
     /// Queues a message; false if the queue is full or the connection is over.
@@ -84,38 +98,58 @@ impl Link {
     }
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// The task's end.
 struct Line {
     number: u64,
     commands: mpsc::Receiver<Command>,
+    holder: watch::Receiver<()>,
     reports: mpsc::Sender<Happening>,
+    clients: Arc<Clients>,
     options: Arc<Options>,
 }
 
 impl Line {
     async fn serve(mut self, call: Call) {
-        let Err(reason) = self.converse(call).await;
-        report(&self.reports, self.number, Report::Closed(reason)).await;
+        let dropped = dropped(self.holder.clone());
+        let given_up = async {
+            dropped.await;
+            sleep(FAREWELL_LIMIT).await;
+        };
+        let (number, reports) = (self.number, self.reports.clone());
+        let reason = tokio::select! {
+            Err(reason) = self.converse(call) => reason,
+            () = given_up => CLOSED_HERE.to_owned(),
+        };
+        report(&reports, number, Report::Closed(reason)).await;
     }
 
     async fn converse(&mut self, call: Call) -> Result<std::convert::Infallible, String> {
-        let mut socket = resolve::connect(&call.target, call.ip_version, call.limit).await?;
+        let connected = resolve::connect(&call.target, call.ip_version, call.limit);
+        let mut socket = self.unless_dropped(connected).await?;
         report(&self.reports, self.number, Report::Connected).await;
         self.carry(&mut socket).await?;
         // What else came in plain text is forgotten with the first deframer: an answer that was
         // injected before TLS must not count after it.
-        let client = credentials::client(Arc::clone(&self.options)).await?;
-        let secured = client.connect(socket, call.limit).await;
-        let mut stream = secured.map_err(|error| error.to_string())?;
+        let clients = Arc::clone(&self.clients);
+        let secured = self.unless_dropped(async {
+            let client = clients.client().await?;
+            client.connect(socket, call.limit).await.map_err(|error| error.to_string())
+        });
+        let mut stream = secured.await?;
         report(&self.reports, self.number, Report::Secured).await;
         self.carry(&mut stream).await?;
         Err("tls was asked for twice".to_owned())
+    }
+
+    /// Nothing has been said on a connection that is only being made, so it needs no farewell.
+    async fn unless_dropped<T>(
+        &self,
+        making: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        tokio::select! {
+            made = making => made,
+            () = dropped(self.holder.clone()) => Err(CLOSED_HERE.to_owned()),
+        }
     }
 
     /// Carries messages until TLS is asked for, or to the end of the connection.
@@ -157,7 +191,12 @@ async fn send<W: AsyncWrite + Unpin>(
                 flushed.map_err(|error| format!("cannot send to the arbiter: {error}"))?;
             }
             Some(Command::StartTls) => return Ok(()),
-            None => return Err("closed from here".to_owned()),
+            // The end is the arbiter's close, which is received, or the limit.
+            None => {
+                let closed = writer.shutdown().await;
+                closed.map_err(|error| format!("cannot close the connection: {error}"))?;
+                std::future::pending().await
+            }
         }
     }
 }
@@ -218,7 +257,75 @@ fn learn_limits(frame: &Frame, options: &Options, deframer: &mut Deframer, send_
     }
 }
 
+/// Waits until the daemon has dropped its end.
+async fn dropped(mut holder: watch::Receiver<()>) {
+    // Nothing is ever sent; an error says that the sender is gone.
+    while holder.changed().await.is_ok() {}
+}
+
 async fn report(reports: &mpsc::Sender<Happening>, number: u64, report: Report) {
     // Nobody listens any more only when the whole daemon ends.
     let _ = reports.send(Happening::Arbiter(number, report)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// More than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    struct Wire {
+        link: Link,
+        arbiter: TcpStream,
+        inbox: mpsc::Receiver<Happening>,
+    }
+
+    async fn connect() -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = Target { host: "127.0.0.1".to_owned(), port };
+        let call = Call { target, ip_version: 4, limit: PATIENCE };
+        let (reports, mut inbox) = mpsc::channel(16);
+        let options = Arc::new(Options::default());
+        let clients = Arc::new(Clients::new(Arc::clone(&options)));
+        let link = Link::open(7, call, clients, options, reports);
+        let (arbiter, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        let connected = timeout(PATIENCE, inbox.recv()).await.unwrap();
+        assert!(matches!(connected, Some(Happening::Arbiter(7, Report::Connected))));
+        Wire { link, arbiter, inbox }
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_is_sent_before_the_end() {
+        let Wire { link, mut arbiter, mut inbox } = connect().await;
+        for byte in 0..10 {
+            assert!(link.send(vec![byte; 30_000]));
+        }
+        drop(link);
+        let mut received = Vec::new();
+        let read = timeout(PATIENCE, arbiter.read_to_end(&mut received)).await.unwrap();
+        assert_eq!(read.unwrap(), 300_000);
+        assert!(received.is_sorted());
+        drop(arbiter);
+        let Some(Happening::Arbiter(7, Report::Closed(reason))) = inbox.recv().await else {
+            panic!("not closed");
+        };
+        assert_eq!(reason, "the arbiter closed the connection: see its log");
+    }
+
+    #[tokio::test]
+    async fn an_arbiter_that_does_not_close_is_given_up_after_the_limit() {
+        let Wire { link, arbiter, mut inbox } = connect().await;
+        drop(link);
+        let report = timeout(PATIENCE, inbox.recv()).await.unwrap();
+        let Some(Happening::Arbiter(7, Report::Closed(reason))) = report else {
+            panic!("{report:?}");
+        };
+        assert_eq!(reason, CLOSED_HERE);
+        drop(arbiter);
+    }
 }

@@ -1,4 +1,5 @@
-//! The node's local socket: connects, and again whenever it is gone.
+//! The node's local socket: connects, and again whenever it is gone. corosync
+//! ([`crate::corosync`]) reports the same.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::sleep;
 use tracing::error;
 
 use super::Happening;
+use crate::corosync;
 
 /// The first pause before the socket is tried again; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -21,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// long is as good as gone.
 const QUEUE_LINES: usize = 256;
 
-/// What happens on the node's socket.
+/// What happens at the node.
 #[derive(Debug)]
 pub(super) enum Report {
     /// It is connected; this is the way to it.
@@ -34,22 +36,41 @@ pub(super) enum Report {
 
 /// The way to the node, for one connection.
 #[derive(Debug)]
-pub(super) struct Voice(mpsc::Sender<Vec<u8>>);
+pub(super) enum Voice {
+    /// Lines for its socket.
+    Socket(mpsc::Sender<Vec<u8>>),
+    /// corosync.
+    Corosync(corosync::Voice),
+}
 
 impl Voice {
     /// Queues a line; false if the node does not read, or is gone.
     #[must_use]
     pub(super) fn say(&self, what: &FromDevice) -> bool {
+        let lines = match self {
+            Self::Socket(lines) => lines,
+            Self::Corosync(voice) => return voice.say(what),
+        };
         match serde_json::to_vec(what) {
             Ok(mut line) => {
                 line.push(b'\n');
-                self.0.try_send(line).is_ok()
+                lines.try_send(line).is_ok()
             }
             Err(error) => {
                 error!("{what:?} cannot be written as JSON: {error}");
                 true
             }
         }
+    }
+}
+
+impl From<corosync::Report> for Happening {
+    fn from(report: corosync::Report) -> Self {
+        Self::Node(match report {
+            corosync::Report::Up(voice) => Report::Up(Voice::Corosync(voice)),
+            corosync::Report::Said(said) => Report::Said(said),
+            corosync::Report::Gone(reason) => Report::Gone(reason),
+        })
     }
 }
 
@@ -60,7 +81,7 @@ pub(super) async fn attend(path: PathBuf, reports: mpsc::Sender<Happening>) {
         let gone = match UnixStream::connect(&path).await {
             Ok(stream) => {
                 let (voice, lines) = mpsc::channel(QUEUE_LINES);
-                if reports.send(Happening::Node(Report::Up(Voice(voice)))).await.is_err() {
+                if reports.send(Happening::Node(Report::Up(Voice::Socket(voice)))).await.is_err() {
                     return;
                 }
                 let (reason, heard) = converse(stream, lines, &reports).await;

@@ -1,23 +1,26 @@
 //! From arguments to a running daemon.
 
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use host::clock::Clock;
+use host::local::Local;
 use host::lock::Lock;
+use host::systemd;
 use protocol::ids::InstanceId;
 use protocol::qnet::HostKind;
 use protocol::time::Hurry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::info;
 
-use super::local::Local;
+use super::credentials::Clients;
+use super::local::Desk;
 use super::{Daemon, Happening, INBOX_MAX, credentials, node, pin};
 use crate::config::{self, Invocation, Options, Places, UsageError};
 use crate::core::{Config, Device};
+use crate::corosync;
 use crate::heuristics::Runner;
 use crate::resolve::Target;
 
@@ -87,10 +90,13 @@ pub fn run_blocking(options: Options) -> anyhow::Result<()> {
 /// Why it could not start, or why the node's configuration and the certificate do not fit, in one
 /// line with [`anyhow::Error`]'s alternate form.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    directory("run directory", &options.run_dir, "--run-dir")?;
+    if options.uses_run_dir() {
+        directory("run directory", &options.run_dir, "--run-dir")?;
+    }
     directory("state directory", &options.state_dir, "--state-dir")?;
     let _lock = Lock::take(&options.lock_file())?;
-    for note in &options.notes {
+    let _stock_lock = stock_lock(&options)?;
+    for note in options.given.notes() {
         info!("{note}");
     }
     // Without the paths the node's word on TLS is waited for: plain text needs no certificates.
@@ -103,19 +109,26 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let device = Device::new(Config {
         instance: InstanceId((random >> 64) as u64),
         seed: random as u64,
-        host: HostKind::Builtin,
+        host: options.host,
         pinned,
         arbiter,
     });
     let (reports, inbox) = mpsc::channel(INBOX_MAX);
-    let local = Local::open(&options)?;
+    let local = Local::open(&options.local_socket_file(), &options.given.socket)?;
     follow_signals(&reports)?;
-    let node = tokio::spawn(node::attend(options.node_socket_file(), reports.clone()));
-    let serving = tokio::spawn(local.serve(reports.clone()));
+    let node = match options.host {
+        HostKind::Builtin => {
+            tokio::spawn(node::attend(options.node_socket_file(), reports.clone()))
+        }
+        HostKind::Corosync => tokio::spawn(corosync::attend(reports.clone())),
+    };
+    let serving = tokio::spawn(local.serve(Desk(reports.clone())));
+    let options = Arc::new(options);
     let mut daemon = Daemon {
         clock: Clock::start(Hurry::Fast),
         runner: Runner::new(options.heuristics),
-        options: Arc::new(options),
+        clients: Arc::new(Clients::new(Arc::clone(&options))),
+        options,
         device,
         behind: std::collections::VecDeque::new(),
         reports,
@@ -126,12 +139,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         admitted: false,
         link: None,
         links: 0,
+        farewell: None,
         secured: false,
         run: None,
         last_poll: None,
         end: None,
     };
-    notify_ready();
+    systemd::notify("READY=1");
     while daemon.end.is_none() {
         let happening = daemon.select().await;
         daemon.handle(happening);
@@ -142,6 +156,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let ended = daemon.stop().await;
     node.abort();
     ended
+}
+
+/// corosync takes a second device of the same name for the first, come back, so the stock device
+/// must not run beside us; where its directory is, it may.
+fn stock_lock(options: &Options) -> anyhow::Result<Option<Lock>> {
+    let path = Path::new(config::STOCK_LOCK);
+    let beside = options.host == HostKind::Corosync && options.lock_file() != path;
+    if !beside || !path.parent().is_some_and(Path::exists) {
+        return Ok(None);
+    }
+    let lock = Lock::take(path).context("the stock device runs: stop corosync-qdevice")?;
+    Ok(Some(lock))
 }
 
 fn directory(what: &str, path: &Path, flag: &str) -> anyhow::Result<()> {
@@ -172,25 +198,4 @@ fn follow_signals(reports: &mpsc::Sender<Happening>) -> anyhow::Result<()> {
         });
     }
     Ok(())
-}
-
-/// Tells systemd that the daemon is ready (sd_notify(3)), where it asks for that.
-fn notify_ready() {
-    use std::os::linux::net::SocketAddrExt;
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let path = path.as_encoded_bytes();
-    let told = UnixDatagram::unbound().and_then(|socket| {
-        let address = match path.strip_prefix(b"@") {
-            Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
-            None => {
-                use std::os::unix::ffi::OsStrExt;
-                let path = std::ffi::OsStr::from_bytes(path);
-                std::os::unix::net::SocketAddr::from_pathname(path)?
-            }
-        };
-        socket.send_to_addr(b"READY=1", &address)
-    });
-    if let Err(error) = told {
-        debug!("systemd was not told that the daemon is ready: {error}");
-    }
 }

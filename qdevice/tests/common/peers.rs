@@ -116,7 +116,10 @@ impl Node {
                     self.say(FromHost::Polled { id: poll.id, applied: true }).await;
                     return poll;
                 }
-                FromDevice::Register { .. } | FromDevice::Status(_) | FromDevice::Unregister => {}
+                FromDevice::Register { .. }
+                | FromDevice::Status(_)
+                | FromDevice::Epoch { .. }
+                | FromDevice::Unregister => {}
             }
         }
     }
@@ -127,6 +130,7 @@ impl Node {
             match self.hear().await {
                 FromDevice::Status(status) if wanted(&status.state) => return status.state,
                 FromDevice::Status(_)
+                | FromDevice::Epoch { .. }
                 | FromDevice::Poll(_)
                 | FromDevice::Register { .. }
                 | FromDevice::Unregister => {}

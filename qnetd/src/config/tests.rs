@@ -28,8 +28,11 @@ fn without_arguments_tls_is_required_and_the_rest_is_the_stock_daemons() {
     assert_eq!((options.core.heartbeat_min_ms, options.core.heartbeat_max_ms), (1000, 120_000));
     assert_eq!((options.core.max_message_bytes, options.core.max_reply_bytes), (32768, 32768));
     assert_eq!((options.max_client_send_buffers, options.core.dpd_percent), (32, 150));
-    assert_eq!((options.ipc_max_clients, options.ipc_max_receive_bytes), (10, 4096));
-    assert_eq!(options.ipc_max_send_bytes, 10_485_760);
+    assert_eq!(
+        (options.given.socket.clients_max, options.given.socket.receive_bytes_max),
+        (10, 4096)
+    );
+    assert_eq!(options.given.socket.send_bytes_max, 10_485_760);
     assert_eq!(options.local_socket_file(), Path::new("/run/haguard/qnetd.sock"));
     assert_eq!(options.tls_warning(), None);
 }
@@ -121,15 +124,29 @@ fn settings_are_named_in_any_case_and_in_one_list() {
     assert_eq!((options.core.heartbeat_min_ms, options.core.dpd_percent), (500, 225));
     assert!(!options.core.dpd_enabled && options.core.keep_active_partition);
     assert_eq!((options.lock_file(), options.local_socket_file()), ("/l".into(), "/s".into()));
-    assert_eq!((options.local_socket_umask, options.local_socket_gid), (Some(7), None));
+    assert_eq!((options.given.socket.umask, options.given.socket.group), (Some(7), None));
     assert_eq!(options.core.greeting_limit, Duration::from_millis(300));
 }
 
 #[test]
 fn settings_without_effect_are_accepted_and_say_so() {
-    let options = options("-S nss_db_dir=/x,cert_nickname=y,dpd_interval=10");
-    assert_eq!(options.notes.len(), 3);
-    assert!(options.notes[0].contains("--tls-cert"), "{:?}", options.notes);
+    let options = options("-S cert_nickname=y,dpd_interval=10");
+    assert_eq!(options.given.notes().len(), 2);
+    assert!(options.given.notes()[0].contains("--tls-cert"), "{:?}", options.given.notes());
+}
+
+#[test]
+fn a_store_is_a_directory_with_three_files() {
+    let keys = |options: &Options| {
+        [&options.tls_ca, &options.tls_cert, &options.tls_key].map(|path| path.clone())
+    };
+    let in_store = |store: &str| {
+        ["ca.pem", "arbiter.pem", "arbiter-key.pem"].map(|name| Path::new(store).join(name))
+    };
+    let moved = options("-S nss_db_dir=/x");
+    assert_eq!((keys(&moved), moved.awaits_keys), (in_store("/x"), false));
+    let Ok(Invocation::Run(stock)) = parse(&[], Places::Stock) else { panic!("refused") };
+    assert_eq!((keys(&stock), stock.awaits_keys), (in_store("/etc/corosync/qnetd/nssdb"), true));
 }
 
 #[test]
@@ -176,10 +193,24 @@ fn a_wrong_file_is_one_line_that_says_what_to_write() {
 }
 
 #[test]
-fn every_setting_has_a_name_of_its_own_that_finds_it() {
-    for long in Setting::LONG {
-        assert_eq!(Setting::find(long.0), Ok(long.1));
-    }
-    assert_eq!(Setting::find("heartbeat-interval-max"), Ok(Setting::HeartbeatIntervalMax));
-    assert_eq!(Setting::find("zzz"), Err(None));
+fn vote_hold_is_said_for_all_clusters_and_for_single_ones() {
+    let text = "vote-hold = \"double-fault\"\n[cluster.\"db\"]\nvote-hold = \"off\"\n";
+    let options = with_file("", text).unwrap();
+    assert_eq!(options.core.vote_hold, core::VoteHold::DoubleFault);
+    assert_eq!(options.core.clusters[&"db".into()].vote_hold, Some(core::VoteHold::Off));
+    let flag = with_file("-S vote_hold=single-fault", text).unwrap();
+    assert_eq!(flag.core.vote_hold, core::VoteHold::SingleFault);
+    assert_eq!(
+        with_file("", "vote-hold = \"on\"").unwrap_err(),
+        "/etc/q.toml: vote_hold must be one of single-fault, double-fault, off"
+    );
+    let wrong = with_file("", "[cluster.db]\nvote-hold = \"on\"").unwrap_err();
+    assert!(wrong.starts_with("/etc/q.toml: Invalid value for option 'vote-hold' of "), "{wrong}");
+}
+
+#[test]
+fn every_setting_has_a_name_of_its_own() {
+    let names: Vec<_> = settings::names::<Options>().collect();
+    let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(names.len(), distinct.len());
 }

@@ -9,6 +9,8 @@ use protocol::time::Time;
 use protocol::times;
 use protocol::vote::{Algorithm, Heuristics, TieBreaker, Vote};
 
+use super::hold::{Rule, Trace};
+use super::ledger::Process;
 use super::{ClientId, CloseReason, Peer, Settings};
 
 /// How far the transport has come.
@@ -30,8 +32,10 @@ pub(super) struct Membership {
     pub(super) algorithm: Algorithm,
     pub(super) tie_breaker: TieBreaker,
     pub(super) hello: Option<Hello>,
-    /// The first Preinit's sequence number: tells a reconnect from a restart (safety 7).
+    /// Preinit's sequence number: tells a reconnect from a restart (safety 7).
     pub(super) preinit_seq: u32,
+    /// The process that speaks, of a stock client.
+    pub(super) process: Process,
 }
 
 /// The last vote that a client was told for its current view.
@@ -57,6 +61,12 @@ pub(super) struct Client {
     pub(super) connected: Time,
     pub(super) last_heard: Time,
     pub(super) heartbeat: Duration,
+    /// The longest one that it has said.
+    pub(super) heartbeat_longest: Duration,
+    /// For how long it may count the vote, of a stock client.
+    pub(super) rule: Option<Rule>,
+    /// When its last echo was answered; Init counts as one (wire 3.1).
+    pub(super) answered: Time,
     pub(super) keep_active_partition: bool,
 
     pub(super) config: Vec<NodeInfo>,
@@ -71,7 +81,11 @@ pub(super) struct Client {
     pub(super) regular_heuristics: Heuristics,
     pub(super) heuristics: Heuristics,
     pub(super) heuristics_failed_before: bool,
-    pub(super) quorate: bool,
+    /// What its last quorum list says, if one has come.
+    pub(super) quorate: Option<bool>,
+    /// Its last membership list was not followed by a quorum list yet: the host's membership
+    /// change is not over.
+    pub(super) sync_open: bool,
     /// A stock host may count the vote: it was sent an ACK or said quorate=1 since its last
     /// quorate=0 list (F7).
     pub(super) host_counts: bool,
@@ -82,6 +96,12 @@ pub(super) struct Client {
     pub(super) renewed: Time,
     pub(super) vote_infos: u32,
     pub(super) told: Option<Told>,
+    /// The view that is to get the vote contains its node, and its own view is that one or one
+    /// from before it. Then it loses nothing: it is slow.
+    pub(super) inside: bool,
+    /// Since when a stock client is told that it has lost the vote, and has not shown that it
+    /// applied that.
+    pub(super) losing_since: Option<Time>,
     /// The echo reply that an unconfirmed stock loser does not get (F6).
     pub(super) withheld: Option<Vec<u8>>,
     /// The last vote of any message, for the stock tool's list.
@@ -100,6 +120,9 @@ impl Client {
             connected: now,
             last_heard: now,
             heartbeat: Duration::from_millis(u64::from(settings.heartbeat_max_ms)),
+            heartbeat_longest: Duration::ZERO,
+            rule: None,
+            answered: now,
             keep_active_partition: settings.keep_active_partition,
             config: Vec::new(),
             config_version: None,
@@ -111,12 +134,15 @@ impl Client {
             regular_heuristics: Heuristics::Undefined,
             heuristics: Heuristics::Undefined,
             heuristics_failed_before: false,
-            quorate: false,
+            quorate: None,
+            sync_open: false,
             host_counts: false,
             anchor: None,
             renewed: now,
             vote_infos: 0,
             told: None,
+            inside: false,
+            losing_since: None,
             withheld: None,
             last_sent: None,
             last_ack_nack: None,
@@ -138,6 +164,45 @@ impl Client {
     /// It negotiated leases.
     pub(super) fn is_own(&self) -> bool {
         self.hello().is_some()
+    }
+
+    /// For how long its host may go on counting after a lease (safety 8), if it has leases.
+    pub(super) fn worst_case(&self) -> Option<Duration> {
+        self.hello().map(|hello| Duration::from_millis(u64::from(hello.worst_case_ms)))
+    }
+
+    pub(super) fn set_heartbeat(&mut self, ms: u32) {
+        self.heartbeat = Duration::from_millis(u64::from(ms));
+        self.heartbeat_longest = self.heartbeat_longest.max(self.heartbeat);
+    }
+
+    /// It was told that it has lost the vote, and that does not count as applied: a stock client
+    /// whose host may count the vote has to say by a quorum list that it does not (F7).
+    pub(super) fn has_unconfirmed_loss(&self) -> bool {
+        let told = self.told.filter(|told| told.vote == Vote::Nack);
+        told.is_some_and(|told| !told.confirmed || (!self.is_own() && self.host_counts))
+    }
+
+    /// It has not applied its loss, and is not just slow to report the view that it wins with.
+    pub(super) fn is_unconfirmed_loser(&self) -> bool {
+        self.has_unconfirmed_loss() && (self.is_own() || !self.inside)
+    }
+
+    /// When an unconfirmed loser is closed (safety 29).
+    pub(super) fn unconfirmed_until(&self) -> Option<Time> {
+        let told = self.told.filter(|_| self.is_unconfirmed_loser())?;
+        // A stock client that goes on reporting new rings is told again each time.
+        Some(self.losing_since.unwrap_or(told.at) + self.heartbeat)
+    }
+
+    /// A stock client's node and process, and from when its bound runs: its last message, which
+    /// is answered as long as it has not lost the vote; then its last answered echo (safety 29).
+    pub(super) fn trace(&self) -> Option<(NodeId, Process, Trace)> {
+        let (membership, rule) = (self.membership.as_ref()?, self.rule?);
+        let losing = self.is_unconfirmed_loser();
+        let since = if losing { self.answered } else { self.last_heard };
+        let trace = Trace::heard(rule, since, self.sync_open);
+        Some((membership.node, membership.process, trace))
     }
 
     pub(super) fn ring(&self) -> RingId {

@@ -6,6 +6,7 @@
 //! grant is stored, then the winners are told (rules S1, S3).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use protocol::ids::{ClusterName, Epoch, GrantId, NodeId, ViewId};
 use protocol::qnet::{Grant, Message, MessageType};
@@ -15,8 +16,14 @@ use protocol::vote::{Algorithm, Vote};
 
 use super::client::{Client, Told};
 use super::decide::{ClientView, ClusterView, Decision, decide};
-use super::ledger::{Candidate, Ledger};
+use super::ledger::{Candidate, Ledger, Process};
 use super::{Action, Arbiter, ClientId, GrantRecord};
+
+/// What a move waits for on the way to the disk.
+const STORING: &str = "the grant is being stored";
+const STORING_ANOTHER: &str = "another grant is being stored";
+const NOT_STORED: &str = "the last grant could not be stored";
+const STORAGE_WAITS: [&str; 3] = [STORING, STORING_ANOTHER, NOT_STORED];
 
 /// A process that asks for a node id that another connection has.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +34,40 @@ pub(super) struct Rival {
     pub(super) alarm: bool,
 }
 
+/// The newest process of a stock client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) process: Process,
+    /// The highest sequence number that it has used. Its counter lives as long as it does.
+    pub(super) counter: u32,
+    /// Another process has asked for its node id since: who comes next may be that one.
+    pub(super) doubtful: bool,
+}
+
+/// How long a lease of a grant counts, and how long a member may count the vote.
+#[derive(Clone, Copy, Debug)]
+struct Length {
+    lease_ms: u32,
+    /// `None`: without limit.
+    bound_ms: Option<u64>,
+    /// It follows from what is connected alone, and every member is.
+    is_exact: bool,
+}
+
+impl Length {
+    /// The recorded bound is long enough. What it was made of may have been told by clients that
+    /// are gone and still count, so it gets shorter only when all members are here and nothing of
+    /// before runs any more.
+    fn is_covered_by(&self, record: &GrantRecord) -> bool {
+        match (record.bound_ms, self.bound_ms) {
+            (recorded, bound) if self.is_exact => recorded == bound,
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(recorded), Some(bound)) => recorded >= bound,
+        }
+    }
+}
+
 /// One cluster as the arbiter knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Cluster {
@@ -35,6 +76,13 @@ pub(super) struct Cluster {
     pub(super) joined: BTreeMap<NodeId, ClientId>,
     /// Other processes that have asked for a node id (F14).
     pub(super) rivals: BTreeMap<NodeId, Rival>,
+    /// The stock processes seen, by node.
+    pub(super) known: BTreeMap<NodeId, Known>,
+    /// Every node that has joined.
+    pub(super) seen: BTreeSet<NodeId>,
+    /// A client with a certificate for this cluster has joined.
+    pub(super) proven: bool,
+    processes: u64,
     /// The last decision, so that only changes are logged.
     logged: String,
     /// What the vote waits for, for status.
@@ -49,6 +97,10 @@ impl Cluster {
             ledger,
             joined: BTreeMap::new(),
             rivals: BTreeMap::new(),
+            known: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            proven: false,
+            processes: 0,
             logged: String::new(),
             waiting: None,
             recheck: None,
@@ -61,6 +113,28 @@ impl Cluster {
 
     pub(super) fn leave(&mut self, client: ClientId) {
         self.joined.retain(|_, joined| *joined != client);
+    }
+
+    /// A name for a process that was not seen before.
+    pub(super) fn new_process(&mut self) -> Process {
+        self.processes += 1;
+        Process(self.processes)
+    }
+
+    /// Connected nodes without leases.
+    pub(super) fn stock_nodes(&self, clients: &BTreeMap<ClientId, Client>) -> BTreeSet<NodeId> {
+        let joined = self.joined.iter().filter_map(|(node, id)| Some((*node, clients.get(id)?)));
+        joined.filter(|(_, client)| !client.is_own()).map(|(node, _)| node).collect()
+    }
+
+    /// Connected nodes with leases, and for how long their hosts go on counting after one (safety
+    /// 8).
+    pub(super) fn leased_nodes(
+        &self,
+        clients: &BTreeMap<ClientId, Client>,
+    ) -> BTreeMap<NodeId, Duration> {
+        let joined = self.joined.iter().filter_map(|(node, id)| Some((*node, clients.get(id)?)));
+        joined.filter_map(|(node, client)| Some((node, client.worst_case()?))).collect()
     }
 
     pub(super) fn deadline(&self, clients: &BTreeMap<ClientId, Client>) -> Option<Time> {
@@ -127,7 +201,8 @@ impl Cluster {
             let client = clients.get(self.joined.get(node)?)?;
             Some(rival.since + client.rival_patience() * 2)
         });
-        let unconfirmed = self.joined.values().filter_map(|id| unconfirmed_at(clients.get(id)?));
+        let joined = self.joined.values().filter_map(|id| clients.get(id));
+        let unconfirmed = joined.filter_map(Client::unconfirmed_until);
         own.chain(rivals)
             .chain(unconfirmed)
             .chain(self.ledger.deadline(now))
@@ -136,16 +211,24 @@ impl Cluster {
     }
 }
 
-/// When a loser that has not confirmed is closed (safety 29).
-fn unconfirmed_at(client: &Client) -> Option<Time> {
-    let told = client.told.filter(|told| told.vote == Vote::Nack && !told.confirmed)?;
-    Some(told.at + client.heartbeat)
-}
-
 impl Arbiter {
     /// Makes what is true what is told: decides, and does the next steps of the decision that can
     /// be done now.
     pub(super) fn settle(&mut self, now: Time, name: &ClusterName) {
+        loop {
+            self.settle_once(now, name);
+            // Each time one client less is there.
+            if !self.close_unconfirmed(now, name) {
+                break;
+            }
+        }
+        self.release_withheld(name);
+        let Some(cluster) = self.clusters.get_mut(name) else { return };
+        cluster.ledger.prune(now);
+        cluster.recheck = cluster.next_change(now, &self.clients);
+    }
+
+    fn settle_once(&mut self, now: Time, name: &ClusterName) {
         let Some(cluster) = self.clusters.get(name) else { return };
         let decision = cluster.view(now, &self.clients).map(|view| decide(&view));
         let waiting = match &decision {
@@ -163,9 +246,12 @@ impl Arbiter {
                 None
             }
         };
-        self.close_unconfirmed(now, name);
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         cluster.waiting = waiting;
+        if cluster.waiting.as_ref().is_some_and(|(wait, _)| STORAGE_WAITS.contains(&&**wait)) {
+            // It is told once it is stored; a disk that fails is told by itself, and once.
+            return;
+        }
         let text = match (&decision, &cluster.waiting) {
             (None, _) => String::new(),
             (Some(decision), None) => format!("{decision}"),
@@ -177,7 +263,6 @@ impl Arbiter {
                 self.actions.push_back(Action::Decided { cluster: name.clone(), text });
             }
         }
-        cluster.recheck = cluster.next_change(now, &self.clients);
     }
 
     /// Gives the vote to a view, as far as that can be done now; returns what it waits for.
@@ -193,24 +278,47 @@ impl Arbiter {
         let cluster = self.clusters.get(name)?;
         if let Some(writing) = cluster.ledger.writing() {
             let same = writing.view == view && &writing.nodes == members;
-            let text = if same { "the grant is being stored" } else { "another grant is stored" };
+            let text = if same { STORING } else { STORING_ANOTHER };
             return Some((text.to_owned(), Time::NEVER));
         }
-        let (lease_ms, bound_ms) = self.length_of(name, members)?;
+        let length = self.length_of(now, name, members)?;
         let cluster = self.clusters.get(name)?;
         let stands = cluster.ledger.current().is_some_and(|record| {
-            record.view == view && &record.nodes == members && record.bound_ms == bound_ms
+            record.view == view && &record.nodes == members && length.is_covered_by(record)
         });
         if stands {
+            if cluster.ledger.is_unannounced()
+                && let Some(wait) = self.waits_for(now, cluster, view, members)
+            {
+                return Some(wait);
+            }
             self.tell_winners(now, name, view);
             if self.clusters.get(name).is_some_and(|cluster| cluster.ledger.stands_for_all()) {
                 return None;
             }
         }
         let cluster = self.clusters.get(name)?;
-        if let Some(node) = self.unconfirmed_stock_loser(cluster, members) {
+        if let Some(wait) = self.waits_for(now, cluster, view, members) {
+            return Some(wait);
+        }
+        if !cluster.ledger.may_store(now) {
+            return Some((NOT_STORED.to_owned(), Time::NEVER));
+        }
+        self.store_grant(name, view, members, length);
+        Some((STORING.to_owned(), Time::NEVER))
+    }
+
+    /// What a move to this view waits for, and until when at the latest.
+    fn waits_for(
+        &self,
+        now: Time,
+        cluster: &Cluster,
+        view: ViewId,
+        members: &BTreeSet<NodeId>,
+    ) -> Option<(String, Time)> {
+        if let Some((node, until)) = self.unconfirmed_stock_loser(cluster, members) {
             let text = format!("node {node} has not shown yet that it applied its loss");
-            return Some((text, Time::NEVER));
+            return Some((text, until));
         }
         let live = cluster.live(now, &self.clients).filter(|(_, client)| client.view == view);
         let to = Candidate {
@@ -219,12 +327,17 @@ impl Arbiter {
             reporting: live.map(|(node, _)| node).collect(),
             configured: cluster.configured(&self.clients),
         };
-        if !cluster.ledger.may_move(now, &to) {
-            return cluster
-                .ledger
-                .waits_for(now, &to)
-                .or_else(|| Some(("the last grant could not be stored".to_owned(), Time::NEVER)));
-        }
+        cluster.ledger.waits_for(now, &to)
+    }
+
+    fn store_grant(
+        &mut self,
+        name: &ClusterName,
+        view: ViewId,
+        members: &BTreeSet<NodeId>,
+        length: Length,
+    ) {
+        let Some(cluster) = self.clusters.get(name) else { return };
         let joined = cluster.joined.iter().filter_map(|(n, id)| Some((n, self.clients.get(id)?)));
         let reports = joined.filter(|(node, c)| members.contains(node) && c.view == view);
         let agreed = reports.map(|(_, c)| c.view_epoch).max().unwrap_or_default();
@@ -235,8 +348,8 @@ impl Arbiter {
             grant,
             view,
             nodes: members.clone(),
-            lease_ms,
-            bound_ms,
+            lease_ms: length.lease_ms,
+            bound_ms: length.bound_ms,
             host_boot: self.memory.host_boot,
         };
         let token = self.token();
@@ -244,32 +357,33 @@ impl Arbiter {
             cluster.ledger.begin(token, record.clone());
         }
         self.actions.push_back(Action::Persist { token, record });
-        Some(("the grant is being stored".to_owned(), Time::NEVER))
     }
 
     /// A connected client without leases, outside the view, whose loss does not count as applied:
-    /// its reply is needed even if it is not known to count the vote (F7).
+    /// its reply is needed even if it is not known to count the vote (F7). And when it is closed.
     fn unconfirmed_stock_loser(
         &self,
         cluster: &Cluster,
         members: &BTreeSet<NodeId>,
-    ) -> Option<NodeId> {
+    ) -> Option<(NodeId, Time)> {
         let outside = cluster.joined.iter().filter(|(node, _)| !members.contains(node));
         let clients = outside.filter_map(|(node, id)| Some((*node, self.clients.get(id)?)));
         let mut stock = clients.filter(|(_, client)| !client.is_own() && client.has_lists());
         let open =
             |client: &Client| !client.told.is_some_and(|told| told.confirmed) || client.host_counts;
-        stock.find(|(_, client)| open(client)).map(|(node, _)| node)
+        let (node, client) = stock.find(|(_, client)| open(client))?;
+        Some((node, client.unconfirmed_until().unwrap_or(Time::NEVER)))
     }
 
-    /// How long a lease of a view counts and how long it is held, in milliseconds, by need (rule
-    /// S2). It is held without limit if one of the nodes has no leases (F7), and longer by what
-    /// the slowest host says of itself (safety 8).
+    /// How long a lease of a view counts and how long it is held, by need (rule S2). It is held
+    /// longer by what the slowest host says of itself (safety 8), and for as long as the slowest
+    /// client without leases may count the vote (rule S2b), connected or not.
     fn length_of(
         &self,
+        now: Time,
         name: &ClusterName,
         members: &BTreeSet<NodeId>,
-    ) -> Option<(u32, Option<u64>)> {
+    ) -> Option<Length> {
         let cluster = self.clusters.get(name)?;
         let (lease, hold) = if self.is_needed(name, members) {
             (times::SOLO_LEASE, times::SOLO_LEASE_HOLD)
@@ -277,16 +391,20 @@ impl Arbiter {
             (times::LEASE, times::LEASE_HOLD)
         };
         let joined = cluster.joined.iter().filter(|(node, _)| members.contains(node));
-        let mut hold_ms = u64::try_from(hold.as_millis()).ok();
-        let mut worst_ms = 0;
-        for client in joined.filter_map(|(_, id)| self.clients.get(id)) {
-            match client.hello() {
-                Some(hello) => worst_ms = worst_ms.max(u64::from(hello.worst_case_ms)),
-                None => hold_ms = None,
+        let mut bounds = joined.filter_map(|(_, id)| self.clients.get(id)).map(|client| {
+            match (client.worst_case(), client.rule) {
+                (Some(worst), _) => Some(hold + worst),
+                (None, rule) => rule.and_then(|rule| rule.recorded()),
             }
-        }
-        let bound_ms = hold_ms.map(|ms| ms.saturating_add(worst_ms));
-        Some((u32::try_from(lease.as_millis()).unwrap_or(u32::MAX), bound_ms))
+        });
+        let said = bounds.try_fold(hold, |longest, bound| Some(longest.max(bound?)));
+        let open = cluster.ledger.open_until(members, &cluster.leased_nodes(&self.clients));
+        let open = (open != Time::NEVER).then(|| open.since(now));
+        let bound = said.zip(open).map(|(said, open)| said.max(open));
+        let bound_ms = bound.and_then(|bound| u64::try_from(bound.as_micros().div_ceil(1000)).ok());
+        let everyone = members.iter().all(|node| cluster.joined.contains_key(node));
+        let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
+        Some(Length { lease_ms, bound_ms, is_exact: everyone && bound == said })
     }
 
     /// The view is not quorate without the device: its nodes are not more than half of all votes,
@@ -333,6 +451,7 @@ impl Arbiter {
         winner: Option<(ViewId, &BTreeSet<NodeId>)>,
         spared: &BTreeSet<NodeId>,
     ) {
+        self.mark_inside(now, name, winner);
         let Some(cluster) = self.clusters.get(name) else { return };
         let loses = |node: &NodeId, client: &Client| {
             if spared.contains(node) {
@@ -352,27 +471,71 @@ impl Arbiter {
         }
     }
 
+    /// Notes which clients are in the view that is to get the vote, even if they do not report it
+    /// yet. One that is so no longer and was told that it lost, loses from now on.
+    fn mark_inside(
+        &mut self,
+        now: Time,
+        name: &ClusterName,
+        winner: Option<(ViewId, &BTreeSet<NodeId>)>,
+    ) {
+        let Some(cluster) = self.clusters.get(name) else { return };
+        for (node, id) in &cluster.joined {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            let inside = winner.is_some_and(|(view, members)| {
+                let is_slow = client.view.ring.seq < view.ring.seq;
+                members.contains(node) && (client.view == view || is_slow)
+            });
+            let inside = inside && !cluster.is_contested(now, *node, client);
+            let leaves = std::mem::replace(&mut client.inside, inside) && !inside;
+            if leaves && !client.is_own() && client.has_unconfirmed_loss() {
+                client.losing_since = client.losing_since.or(Some(now));
+            }
+        }
+    }
+
     /// Tells every connected member that reports the view, and has not been told, that it has
     /// the vote.
     fn tell_winners(&mut self, now: Time, name: &ClusterName, view: ViewId) {
         let Some(cluster) = self.clusters.get(name) else { return };
         let Some(record) = cluster.ledger.current() else { return };
-        let epoch = record.grant.epoch;
+        let (epoch, record) = (record.grant.epoch, record.clone());
+        let is_told = |client: &Client| {
+            client.told.is_some_and(|told| {
+                told.vote == Vote::Ack && (told.epoch == Some(epoch) || !client.is_own())
+            })
+        };
         let winners: Vec<ClientId> = cluster
             .live(now, &self.clients)
             .filter(|(node, client)| {
-                let told = client.told.is_some_and(|told| {
-                    told.vote == Vote::Ack && (told.epoch == Some(epoch) || !client.is_own())
-                });
                 let anchored = client.anchor.is_some() || !client.is_own();
-                cluster.ledger.may_reissue(*node) && client.view == view && anchored && !told
+                cluster.ledger.may_reissue(*node)
+                    && client.view == view
+                    && anchored
+                    && !is_told(client)
             })
             .map(|(_, client)| client.id)
             .collect();
+        let live: Vec<_> = cluster.live(now, &self.clients).collect();
+        // A stock client has one vote, whichever of the view's grants it was told of.
+        if live.iter().any(|(_, client)| client.view == view && is_told(client))
+            && let Some(cluster) = self.clusters.get_mut(name)
+        {
+            cluster.ledger.announce();
+        }
         for id in winners {
-            let node = self.clients.get(&id).and_then(Client::node);
-            if let (Some(node), Some(cluster)) = (node, self.clusters.get_mut(name)) {
-                cluster.ledger.renew(now, node);
+            let Some(client) = self.clients.get(&id) else { continue };
+            let Some(cluster) = self.clusters.get_mut(name) else { continue };
+            cluster.ledger.announce();
+            match (client.trace(), client.node()) {
+                (Some((node, process, trace)), _) => {
+                    cluster.ledger.told(node, process, view, trace);
+                }
+                (None, Some(node)) => {
+                    let worst = client.worst_case().unwrap_or_default();
+                    cluster.ledger.renew(now, node, &record, worst);
+                }
+                (None, None) => {}
             }
             self.tell(now, name, id, Vote::Ack);
         }
@@ -423,6 +586,15 @@ impl Arbiter {
         client.last_ack_nack = Some(vote);
         if vote == Vote::Ack {
             client.host_counts = true;
+            client.losing_since = None;
+        } else if !client.is_own() && !client.inside {
+            client.losing_since = client.losing_since.or(Some(now));
+        }
+        let trace = client.trace();
+        if let (Some((node, process, trace)), Some(cluster)) = (trace, self.clusters.get_mut(name))
+        {
+            // From the decision on a loser's bound runs whatever it sends (safety 29).
+            cluster.ledger.hear_of(node, process, trace);
         }
         self.actions.push_back(Action::Send { client: id, bytes: message.encode() });
     }
@@ -431,31 +603,57 @@ impl Arbiter {
     pub(super) fn confirm(&mut self, now: Time, name: &ClusterName, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
         let (Some(told), Some(node)) = (client.told, client.node()) else { return };
-        let applied = told.confirmed && (client.is_own() || !client.host_counts);
+        let stock = client.trace().map(|(_, process, _)| process);
+        let inquorate = client.quorate == Some(false);
+        let applied = told.vote == Vote::Nack && !client.has_unconfirmed_loss();
+        let worst = client.worst_case().unwrap_or_default();
         let Some(cluster) = self.clusters.get_mut(name) else { return };
-        match (told.vote, told.epoch) {
-            (Vote::Nack, _) if applied => cluster.ledger.release(node),
-            (Vote::Ack, Some(epoch)) if applied => cluster.ledger.applied(node, epoch),
-            _ => {}
+        match (stock, told.epoch) {
+            (Some(process), _) if applied => {
+                cluster.ledger.release_stock(node, process, inquorate);
+            }
+            (None, _) if applied => cluster.ledger.release(node),
+            (None, Some(epoch)) if told.vote == Vote::Ack && told.confirmed => {
+                cluster.ledger.applied(now, node, epoch, worst);
+            }
+            (_, _) => {}
         }
         self.settle(now, name);
     }
 
-    fn close_unconfirmed(&mut self, now: Time, name: &ClusterName) {
-        let Some(cluster) = self.clusters.get(name) else { return };
-        let late: Vec<ClientId> = cluster
-            .joined
-            .values()
-            .filter(|id| self.clients.get(id).and_then(unconfirmed_at).is_some_and(|at| at <= now))
-            .copied()
+    /// Closes losers that have not confirmed in time; whether there were any. Their bounds run.
+    fn close_unconfirmed(&mut self, now: Time, name: &ClusterName) -> bool {
+        let Some(cluster) = self.clusters.get(name) else { return false };
+        let joined = cluster.joined.values().filter_map(|id| self.clients.get(id));
+        let late: Vec<ClientId> = joined
+            .filter(|client| client.unconfirmed_until().is_some_and(|at| at <= now))
+            .map(|client| client.id)
             .collect();
-        for id in late {
-            self.clients.remove(&id);
+        for id in &late {
+            self.clients.remove(id);
             if let Some(cluster) = self.clusters.get_mut(name) {
-                cluster.leave(id);
+                cluster.leave(*id);
             }
             let reason = super::CloseReason::Unconfirmed;
-            self.actions.push_back(Action::Close { client: id, reason });
+            self.actions.push_back(Action::Close { client: *id, reason });
+        }
+        !late.is_empty()
+    }
+
+    /// The echo replies that were held back from stock losers whose loss counts by now, or who
+    /// are losers no more (F6).
+    fn release_withheld(&mut self, name: &ClusterName) {
+        let Some(cluster) = self.clusters.get(name) else { return };
+        for id in cluster.joined.values() {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            if client.is_unconfirmed_loser() {
+                continue;
+            }
+            client.losing_since = None;
+            if let Some(bytes) = client.withheld.take() {
+                client.answered = client.last_heard;
+                self.actions.push_back(Action::Send { client: *id, bytes });
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 mod client;
 mod cluster;
 pub mod decide;
+mod hold;
 mod ledger;
 mod session;
 mod snapshot;
@@ -24,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use client::Client;
 use cluster::Cluster;
+use hold::Trace;
+pub use hold::{ClusterSettings, VoteHold};
 pub use snapshot::{StockClient, StockCluster};
 
 /// Names one connection; never used again for another.
@@ -156,8 +159,8 @@ pub struct GrantRecord {
     pub nodes: BTreeSet<NodeId>,
     /// How long a lease of it counts at the client, in milliseconds.
     pub lease_ms: u32,
-    /// How long each of them can count it after its last renewal, in milliseconds;
-    /// `None`: without limit (a client without leases).
+    /// How long each of them can count it after its last renewal, or, of a client without leases,
+    /// after its last message, in milliseconds; `None`: without limit.
     pub bound_ms: Option<u64>,
     /// The boot of the arbiter's host in which this was written (F9).
     pub host_boot: BootId,
@@ -201,9 +204,13 @@ pub struct Settings {
     pub keep_active_partition: bool,
     /// A connection without Init is closed after this long.
     pub greeting_limit: Duration,
-    /// For how long a cluster that this state directory knows nothing of keeps a partial view
-    /// waiting (F8).
+    /// For how long a cluster that this state directory knows nothing of keeps a partial view of
+    /// clients with leases waiting (F8); for others it follows from their heartbeat.
     pub unknown_bound: Duration,
+    /// How long clients without leases are held to count a vote (rule S2b).
+    pub vote_hold: VoteHold,
+    /// What is different for single clusters.
+    pub clusters: BTreeMap<ClusterName, ClusterSettings>,
 }
 
 impl Default for Settings {
@@ -221,6 +228,8 @@ impl Default for Settings {
             keep_active_partition: false,
             greeting_limit: Duration::from_secs(20),
             unknown_bound: protocol::times::LONE_LEASE_HOLD,
+            vote_hold: VoteHold::default(),
+            clusters: BTreeMap::new(),
         }
     }
 }
@@ -234,6 +243,10 @@ pub struct Arbiter {
     clients: BTreeMap<ClientId, Client>,
     clusters: BTreeMap<ClusterName, Cluster>,
     tokens: u64,
+    /// The last write failed, and that was said.
+    disk_failed: bool,
+    /// There are too many clusters without certificates, and that was said.
+    strangers_refused: bool,
     actions: VecDeque<Action>,
 }
 
@@ -246,6 +259,8 @@ impl Arbiter {
             clients: BTreeMap::new(),
             clusters: BTreeMap::new(),
             tokens: 0,
+            disk_failed: false,
+            strangers_refused: false,
             actions: VecDeque::new(),
             memory,
         };
@@ -268,6 +283,12 @@ impl Arbiter {
             Event::PersistFailed(token) => self.persist_failed(now, token),
             Event::Timeout => self.timeout(now),
         }
+    }
+
+    /// The caller has closed a connection from its side, unasked. Unlike [`Event::Closed`] that
+    /// says nothing of the client: its bound runs from its last message.
+    pub fn cut(&mut self, now: Time, client: ClientId) {
+        self.leave(now, client);
     }
 
     /// The next duty, in order; `None` when all are done.
@@ -302,26 +323,48 @@ impl Arbiter {
         self.clients.insert(id, Client::new(id, address, now, &self.settings));
     }
 
+    /// The other end, or the network, has closed a connection: a stock client gives the vote up
+    /// then, or it is dead and nobody polls its host any more.
     fn closed(&mut self, now: Time, id: ClientId) {
+        if let Some(client) = self.clients.get(&id)
+            && let (Some(rule), Some(membership)) = (client.rule, &client.membership)
+            && let Some(cluster) = self.clusters.get_mut(&membership.cluster)
+        {
+            let trace = Trace::closed(rule, now, client.sync_open);
+            cluster.ledger.hear_of(membership.node, membership.process, trace);
+        }
+        self.leave(now, id);
+    }
+
+    fn leave(&mut self, now: Time, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };
         if let Some(name) = client.joined_cluster()
             && let Some(cluster) = self.clusters.get_mut(&name)
         {
             cluster.leave(id);
-            let forgotten = cluster.joined.is_empty() && cluster.ledger.is_blank(now);
             self.settle(now, &name);
-            if forgotten {
-                // Strangers may name as many clusters as they like where no certificate is asked
-                // for; one that never had the vote leaves nothing behind.
-                self.clusters.remove(&name);
-            }
+            self.forget_if_blank(now, &name);
         }
     }
 
-    /// Closes a connection from here, with a reason for the log.
+    /// A cluster that never had the vote leaves nothing behind; the epochs of the others must go
+    /// on.
+    fn forget_if_blank(&mut self, now: Time, name: &ClusterName) {
+        let blank = |c: &Cluster| c.joined.is_empty() && c.ledger.is_blank(now);
+        if self.clusters.get(name).is_some_and(blank) {
+            self.clusters.remove(name);
+        }
+    }
+
+    fn forget_blank(&mut self, now: Time) {
+        self.clusters.retain(|_, c| !c.joined.is_empty() || !c.ledger.is_blank(now));
+    }
+
+    /// Closes a connection from here, with a reason for the log. That says nothing of the client:
+    /// its bound runs from its last message.
     fn close(&mut self, now: Time, client: ClientId, reason: CloseReason) {
         self.actions.push_back(Action::Close { client, reason });
-        self.closed(now, client);
+        self.leave(now, client);
     }
 
     fn timeout(&mut self, now: Time) {
@@ -341,8 +384,11 @@ impl Arbiter {
 
     fn persisted(&mut self, now: Time, token: Token) {
         let Some(name) = self.writing_cluster(token) else { return };
+        self.disk_failed = false;
         if let Some(cluster) = self.clusters.get_mut(&name) {
-            cluster.ledger.written(now, token);
+            let stock = cluster.stock_nodes(&self.clients);
+            let leased = cluster.leased_nodes(&self.clients);
+            cluster.ledger.written(now, token, &stock, &leased);
         }
         self.settle(now, &name);
     }
@@ -352,8 +398,11 @@ impl Arbiter {
         if let Some(cluster) = self.clusters.get_mut(&name) {
             cluster.ledger.not_written(now, token);
         }
-        let text = "grant not given: it could not be stored; see the journal's disk".to_owned();
-        self.actions.push_back(Action::Decided { cluster: name, text });
+        // It is tried again every second; that is said once.
+        if !std::mem::replace(&mut self.disk_failed, true) {
+            let text = "grant not given: it could not be stored; see the journal's disk".to_owned();
+            self.actions.push_back(Action::Decided { cluster: name, text });
+        }
     }
 
     fn writing_cluster(&self, token: Token) -> Option<ClusterName> {

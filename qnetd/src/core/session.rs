@@ -13,12 +13,21 @@ use protocol::times;
 use protocol::vote::{Algorithm, Heuristics, Vote};
 
 use super::client::{Client, Membership, Transport};
-use super::cluster::{Cluster, Rival};
+use super::cluster::{Cluster, Known, Rival};
 use super::decide::{check_config_list, check_membership_list, heuristics_reply, list_reply};
-use super::ledger::Ledger;
+use super::hold::Rule;
+use super::ledger::{Ledger, Process};
 use super::{Action, Arbiter, ClientId, CloseReason, Peer};
 
 const ALGORITHMS: std::ops::RangeInclusive<u16> = 0..=3;
+
+/// Clusters that only clients without a proven identity have named: so many are remembered, and
+/// none is ever forgotten once it was granted the vote, because its epochs must go on. Only where
+/// no certificate is asked for can strangers get there.
+const UNPROVEN_CLUSTERS_MAX: usize = 256;
+
+/// Node ids that one cluster may have used since the arbiter's start; votequorum knows fewer.
+const CLUSTER_NODES_MAX: usize = 1024;
 
 /// A rejected message: the code, and whether the stock server names the sequence number.
 type Refusal = ErrorCode;
@@ -27,6 +36,7 @@ impl Arbiter {
     pub(super) fn too_long(&mut self, now: Time, id: ClientId) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.last_heard = now;
+            self.hear_stock(id);
             self.refuse(id, None, ErrorCode::MessageTooLong);
         }
     }
@@ -45,6 +55,7 @@ impl Arbiter {
     pub(super) fn received(&mut self, now: Time, id: ClientId, frame: &Frame) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.last_heard = now;
+        self.hear_stock(id);
         let Some(kind) = MessageType::from_u16(frame.kind) else {
             self.refuse(id, None, ErrorCode::UnsupportedMessage);
             return;
@@ -57,11 +68,12 @@ impl Arbiter {
             }
         };
         let seq = message.options.seq;
+        self.hear_counter(id, kind, seq);
         let result = match kind {
             MessageType::Preinit => self.preinit(id, message.options),
             MessageType::StartTls => self.start_tls(now, id),
             MessageType::Init => self.init(now, id, message.options),
-            MessageType::SetOption => self.set_option(id, &message.options),
+            MessageType::SetOption => self.set_option(now, id, &message.options),
             MessageType::EchoRequest => self.echo(now, id, frame, &message.options),
             MessageType::NodeList => self.node_list(now, id, message.options),
             MessageType::AskForVote => self.ask_for_vote(id, &message.options),
@@ -79,6 +91,40 @@ impl Arbiter {
         };
         if let Err(code) = result {
             self.refuse(id, seq, code);
+        }
+    }
+
+    /// A stock client is alive: its bound runs from here (rule S2b).
+    fn hear_stock(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let (Some(membership), Some((node, process, trace))) = (&client.membership, client.trace())
+        else {
+            return;
+        };
+        let Some(cluster) = self.clusters.get_mut(&membership.cluster) else { return };
+        if client.host_counts {
+            cluster.ledger.counts(node, process, client.view, trace);
+        } else {
+            cluster.ledger.hear_of(node, process, trace);
+        }
+    }
+
+    /// The messages that count on the counter of a stock process (wire 2.2).
+    fn hear_counter(&mut self, id: ClientId, kind: MessageType, seq: Option<u32>) {
+        let counts = matches!(
+            kind,
+            MessageType::SetOption
+                | MessageType::NodeList
+                | MessageType::AskForVote
+                | MessageType::HeuristicsChange
+        );
+        let membership = self.clients.get(&id).and_then(|client| client.membership.as_ref());
+        if let (Some(membership), Some(seq), true) = (membership, seq, counts)
+            && let Some(cluster) = self.clusters.get_mut(&membership.cluster)
+            && let Some(known) = cluster.known.get_mut(&membership.node)
+            && known.process == membership.process
+        {
+            known.counter = known.counter.max(seq);
         }
     }
 
@@ -210,20 +256,72 @@ impl Arbiter {
         if client.membership.is_some() {
             return Err(ErrorCode::DuplicateNodeId);
         }
+        // The test algorithm gives everyone a vote that never ends. Our device counts leases only,
+        // and is told so here instead of being sent votes that it cannot use.
+        if algorithm == Algorithm::Test && options.hello.is_some() {
+            return Err(ErrorCode::UnsupportedDecisionAlgorithm);
+        }
+        let hello = options.hello;
+        let process = Process::NONE;
         let membership =
-            Membership { cluster, node, algorithm, tie_breaker, hello: options.hello, preinit_seq };
+            Membership { cluster, node, algorithm, tie_breaker, hello, preinit_seq, process };
         if !self.identity_allows(id, node) {
             self.close(now, id, CloseReason::WrongIdentity);
             return Err(ErrorCode::InternalError);
         }
-        self.check_cluster(now, &membership)?;
+        self.check_room(now, id, &membership)?;
+        let known = self.same_stock_process(&membership);
+        self.check_cluster(now, &membership, known.is_some())?;
         let client = self.client_mut(id)?;
-        client.heartbeat = std::time::Duration::from_millis(u64::from(heartbeat_ms));
+        client.set_heartbeat(heartbeat_ms);
         client.view = ViewId { ring, nonce: 0 };
-        client.renewed = now;
+        (client.renewed, client.answered) = (now, now);
         client.lists_since = now;
-        self.join(now, id, membership);
+        self.join(now, id, membership, (known, options.seq.unwrap_or(0)));
         Ok(())
+    }
+
+    /// Clients without a proven identity cannot make the arbiter remember without end.
+    fn check_room(&mut self, now: Time, id: ClientId, new: &Membership) -> Result<(), Refusal> {
+        if let Some(cluster) = self.clusters.get(&new.cluster) {
+            let room = cluster.seen.len() < CLUSTER_NODES_MAX || cluster.seen.contains(&new.node);
+            return if room { Ok(()) } else { Err(ErrorCode::InternalError) };
+        }
+        if self.is_proven(id) {
+            return Ok(());
+        }
+        self.forget_blank(now);
+        if self.clusters.values().filter(|c| !c.proven).count() < UNPROVEN_CLUSTERS_MAX {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.strangers_refused, true) {
+            let text = format!(
+                "refused: {UNPROVEN_CLUSTERS_MAX} clusters without certificates are known \
+                 already, and no more are taken; use certificates and -s req"
+            );
+            self.actions.push_back(Action::Decided { cluster: new.cluster.clone(), text });
+        }
+        Err(ErrorCode::InternalError)
+    }
+
+    fn is_proven(&self, id: ClientId) -> bool {
+        let transport = self.clients.get(&id).map(|client| &client.transport);
+        matches!(transport, Some(Transport::Secure(Some(_))))
+    }
+
+    /// Whether a newcomer is provably the process that spoke for its node last: an ffsplit client
+    /// whose counter goes on, which has cast NACK when it lost its connection (safety 7). Where
+    /// another process has asked for the node meanwhile, nothing is proven: each refusal moves
+    /// that one's counter on too.
+    fn same_stock_process(&mut self, new: &Membership) -> Option<Process> {
+        let known = self.clusters.get_mut(&new.cluster)?.known.get_mut(&new.node)?;
+        let same = new.hello.is_none()
+            && new.algorithm == Algorithm::Ffsplit
+            && new.preinit_seq > 1
+            && new.preinit_seq >= known.counter
+            && !known.doubtful;
+        known.doubtful |= !same;
+        same.then_some(known.process)
     }
 
     fn identity_allows(&self, id: ClientId, node: NodeId) -> bool {
@@ -235,14 +333,19 @@ impl Arbiter {
     }
 
     /// A newcomer must agree with every client of its cluster, and its node id must be its own.
-    fn check_cluster(&mut self, now: Time, new: &Membership) -> Result<(), Refusal> {
+    fn check_cluster(
+        &mut self,
+        now: Time,
+        new: &Membership,
+        same_stock_process: bool,
+    ) -> Result<(), Refusal> {
         let Some(cluster) = self.clusters.get(&new.cluster) else { return Ok(()) };
         let joined: Vec<ClientId> = cluster.joined.values().copied().collect();
         for other in joined {
             let Some(client) = self.clients.get(&other) else { continue };
             let Some(old) = &client.membership else { continue };
             if old.node == new.node {
-                if self.replaces(now, other, new) {
+                if same_stock_process || self.replaces(now, other, new) {
                     self.close(now, other, CloseReason::Replaced);
                     continue;
                 }
@@ -266,12 +369,7 @@ impl Arbiter {
         let Some(membership) = &client.membership else { return true };
         let same_process = match (&membership.hello, &new.hello) {
             (Some(old), Some(new)) => old.instance == new.instance,
-            (None, None) => {
-                new.algorithm == Algorithm::Ffsplit
-                    && new.preinit_seq > 1
-                    && new.preinit_seq >= membership.preinit_seq
-            }
-            (Some(_), None) | (None, Some(_)) => false,
+            (None, _) | (_, None) => false,
         };
         if same_process {
             return true;
@@ -292,33 +390,77 @@ impl Arbiter {
         now >= rival.since + patience
     }
 
-    fn join(&mut self, now: Time, id: ClientId, membership: Membership) {
+    fn join(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        mut membership: Membership,
+        stock: (Option<Process>, u32),
+    ) {
         let (name, node) = (membership.cluster.clone(), membership.node);
-        let (started, bound) = (self.started, self.settings.unknown_bound);
-        let unknown = || Cluster::new(Ledger::unknown(started, bound));
-        let cluster = self.clusters.entry(name).or_insert_with(unknown);
+        let bound = self.settings.unknown_bound;
+        let proven = self.is_proven(id);
+        // It may have had another arbiter until now (safety 35).
+        let unknown = || Cluster::new(Ledger::unknown(now));
+        let cluster = self.clusters.entry(name.clone()).or_insert_with(unknown);
         cluster.joined.insert(node, id);
         cluster.rivals.remove(&node);
+        cluster.seen.insert(node);
+        cluster.proven |= proven;
         if let Some(hello) = &membership.hello {
+            cluster.ledger.hear_unknown_bound(Some(bound));
+            cluster.ledger.wait_for_everyone();
             cluster.ledger.hear_epoch(node, hello.highest_epoch);
             if let Some(held) = hello.held.filter(|held| held.remaining_ms > 0) {
                 cluster.ledger.present(now, node, (held.grant, held.view), bound);
             }
+        } else {
+            let process = stock.0.unwrap_or_else(|| cluster.new_process());
+            if stock.0.is_some() {
+                cluster.ledger.given_up(node, process);
+            }
+            membership.process = process;
+            cluster.known.insert(node, Known { process, counter: stock.1, doubtful: false });
         }
         if let Some(client) = self.clients.get_mut(&id) {
             client.membership = Some(membership);
         }
+        self.bind_stock(id, true);
     }
 
-    fn set_option(&mut self, id: ClientId, options: &Options) -> Result<(), Refusal> {
-        self.joined(id)?;
+    /// Works out for how long a stock client may count the vote, from what it has said so far.
+    fn bind_stock(&mut self, id: ClientId, joins: bool) {
+        let Some(client) = self.clients.get_mut(&id).filter(|client| !client.is_own()) else {
+            return;
+        };
+        let Some(membership) = &client.membership else { return };
+        let (name, algorithm) = (membership.cluster.clone(), membership.algorithm);
+        let rule = Rule::new(&self.settings, &name, algorithm, client.heartbeat_longest);
+        client.rule = Some(rule);
+        let said = self.settings.clusters.get(&name);
+        let Some(cluster) = self.clusters.get_mut(&name) else { return };
+        cluster.ledger.hear_unknown_bound(rule.unknown());
+        if let Some(bound) = rule.recorded()
+            && said.is_some_and(|said| {
+                said.lms_without_wait_for_all || said.device_timeout_ms.is_some()
+            })
+        {
+            cluster.ledger.limit_recorded(self.started + bound);
+        }
+        if let Some(text) = rule.warning(algorithm).filter(|_| joins) {
+            self.actions.push_back(Action::Decided { cluster: name, text });
+        }
+    }
+
+    fn set_option(&mut self, now: Time, id: ClientId, options: &Options) -> Result<(), Refusal> {
+        let (name, _) = self.joined(id)?;
         let (min, max) = (self.settings.heartbeat_min_ms, self.settings.heartbeat_max_ms);
         let client = self.client_mut(id)?;
         if let Some(ms) = options.heartbeat_ms {
             if !(min..=max).contains(&ms) {
                 return Err(ErrorCode::InvalidHeartbeatInterval);
             }
-            client.heartbeat = std::time::Duration::from_millis(u64::from(ms));
+            client.set_heartbeat(ms);
         }
         if let Some(keep) = options.keep_active_partition {
             client.keep_active_partition = keep;
@@ -326,7 +468,11 @@ impl Arbiter {
         let mut reply = Message::new(MessageType::SetOptionReply, options.seq);
         reply.options.heartbeat_ms = options.heartbeat_ms;
         reply.options.keep_active_partition = options.keep_active_partition;
+        self.bind_stock(id, false);
+        self.hear_stock(id);
         self.send(id, &reply);
+        // A longer heartbeat makes the bound longer.
+        self.settle(now, &name);
         Ok(())
     }
 
@@ -347,13 +493,12 @@ impl Arbiter {
         }
         // An unconfirmed stock loser hears nothing until it confirms or is closed (F6).
         let client = self.client_mut(id)?;
-        let told = client.told.filter(|told| told.vote == Vote::Nack);
-        let unconfirmed = told.is_some_and(|told| !told.confirmed) || client.host_counts;
-        if client.is_own() || told.is_none() || !unconfirmed {
-            let bytes = frame.echo_reply(&extra);
-            self.actions.push_back(Action::Send { client: id, bytes });
+        let bytes = frame.echo_reply(&extra);
+        if !client.is_own() && client.is_unconfirmed_loser() {
+            client.withheld = Some(bytes);
         } else {
-            client.withheld = Some(frame.echo_reply(&extra));
+            client.answered = now;
+            self.actions.push_back(Action::Send { client: id, bytes });
         }
         if settle {
             self.settle(now, &name);
@@ -381,11 +526,12 @@ impl Arbiter {
         let mut extra = Options { epoch: Some(cluster.ledger.epoch()), ..Options::default() };
         let leaves = cluster.ledger.writing().is_some_and(|next| !next.nodes.contains(&node));
         let asked = (renewal.grant, renewal.view);
-        let stands = cluster.ledger.current().filter(|r| (r.grant, r.view) == asked).cloned();
+        let stands = cluster.ledger.renewable(asked);
+        let worst = client.worst_case().unwrap_or_default();
         match (client.told.map(|told| (told.vote, told.at)), stands) {
             (Some((Vote::Nack, _)), _) => {}
             (_, Some(record)) if cluster.ledger.may_reissue(node) && !leaves => {
-                cluster.ledger.renew(now, node);
+                cluster.ledger.renew(now, node, &record, worst);
                 let (id, view, lease_ms) = (record.grant, record.view, record.lease_ms);
                 extra.grant = Some(Grant { id, view, lease_ms, anchor: seq });
             }
@@ -425,7 +571,6 @@ impl Arbiter {
         self.send(id, &reply);
         if list == NodeListType::Quorum {
             self.confirm(now, &name, id);
-            self.release_withheld(id);
         }
         Ok(())
     }
@@ -468,7 +613,8 @@ impl Arbiter {
         check_membership_list(algorithm, node, &members)?;
         let nonce = options.view_note.map_or(0, |note| note.nonce);
         client.view = ViewId { ring, nonce };
-        client.members = members;
+        client.members.clone_from(&members);
+        client.sync_open = true;
         client.lists_since = now;
         client.renewed = now;
         // The client waits for a vote of this ring, whatever it was told for another (2.4); and a
@@ -483,9 +629,14 @@ impl Arbiter {
         if let Some(cluster) = self.clusters.get_mut(&name) {
             match note {
                 Some(note) => cluster.ledger.hear_epoch(node, note.highest_epoch),
-                None => cluster.ledger.hear_report(node),
+                None => {
+                    cluster.ledger.hear_report(node);
+                    cluster.ledger.void_release(node);
+                }
             }
+            cluster.ledger.hear_ring(now, &members);
         }
+        self.hear_stock(id);
         let reply = list_reply(algorithm, NodeListType::Membership, config, true);
         Ok(reply.unwrap_or(Vote::WaitForReply))
     }
@@ -493,15 +644,13 @@ impl Arbiter {
     fn quorum_list(&mut self, now: Time, id: ClientId, options: &Options) -> Result<Vote, Refusal> {
         let quorate = options.quorate.ok_or(ErrorCode::RequiredOptionMissing)?;
         let client = self.client_mut(id)?;
-        client.quorate = quorate;
+        client.quorate = Some(quorate);
+        client.sync_open = false;
         client.renewed = now;
         // What the host counts is what it says, unless an ACK is on its way to it.
-        client.host_counts = quorate || client.told.is_some_and(|told| told.vote == Vote::Ack);
-        let (stock, view) = (!client.is_own() && quorate, client.view);
-        let (name, node) = self.joined(id)?;
-        if let Some(cluster) = self.clusters.get_mut(&name).filter(|_| stock) {
-            cluster.ledger.counts(node, view);
-        }
+        let told = client.told.filter(|told| told.vote == Vote::Ack && !told.confirmed);
+        client.host_counts = quorate || told.is_some();
+        self.hear_stock(id);
         Ok(Vote::NoChange)
     }
 
@@ -538,7 +687,6 @@ impl Arbiter {
         if let Some(told) = client.told.as_mut().filter(|told| told.seq == seq && !told.confirmed) {
             told.confirmed = true;
             self.confirm(now, &name, id);
-            self.release_withheld(id);
         }
         Ok(())
     }
@@ -569,17 +717,5 @@ impl Arbiter {
         reply.options.heuristics = Some(result).filter(|result| *result != Heuristics::Undefined);
         self.send(id, &reply);
         Ok(())
-    }
-
-    /// The echo reply that was held back from a stock loser, once its loss counts (F6).
-    fn release_withheld(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let told_no = client.told.is_some_and(|told| told.vote == Vote::Nack && !told.confirmed);
-        if !told_no
-            && !client.host_counts
-            && let Some(bytes) = client.withheld.take()
-        {
-            self.actions.push_back(Action::Send { client: id, bytes });
-        }
     }
 }

@@ -108,8 +108,21 @@ impl Arbiter {
             tls: format!("{:?}", self.settings.tls),
             clients: u32::try_from(self.clients.len()).unwrap_or(u32::MAX),
             clusters: clusters.map(|(n, c)| (n.to_string(), self.cluster(now, c))).collect(),
-            warnings: Vec::new(),
+            warnings: self.hold_remarks(),
         }
+    }
+
+    /// Which vote-hold rule is in force for the clusters with stock clients, and what it leaves
+    /// open.
+    fn hold_remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for (name, cluster) in &self.clusters {
+            let clients = cluster.joined.values().filter_map(|id| self.clients.get(id));
+            let rules = clients.filter_map(|client| client.rule);
+            let distinct: BTreeSet<String> = rules.map(|rule| rule.remark()).collect();
+            remarks.extend(distinct.into_iter().map(|text| format!("cluster {name}: {text}")));
+        }
+        remarks
     }
 
     fn cluster(&self, now: Time, cluster: &Cluster) -> ClusterStatus {

@@ -1,8 +1,4 @@
-//! What the system says to the daemon, and the daemon to the system.
-
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+//! What the system says to the daemon, and what the daemon says in the log.
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -86,29 +82,6 @@ pub(super) fn descriptors() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
-}
-
-/// Tells systemd that the daemon serves (sd_notify(3)).
-pub(super) fn notify_ready() {
-    notify("READY=1");
-}
-
-/// Tells systemd that it ends.
-pub(super) fn notify_stopping() {
-    notify("STOPPING=1");
-}
-
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let address = match path.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
-    if let Err(error) = sent {
-        debug!("cannot tell systemd {state}: {error}");
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(crate) struct Driver {
     pub(crate) arbiter: Arbiter,
     pub(crate) now: Time,
     pub(crate) journal: Vec<GrantRecord>,
+    /// What it said for the log.
+    pub(crate) log: Vec<String>,
     writes: Vec<(Token, GrantRecord)>,
     /// Answers every write at once.
     pub(crate) disk_works: bool,
@@ -52,6 +54,7 @@ impl Driver {
             arbiter: Arbiter::new(now, settings, memory),
             now,
             journal: Vec::new(),
+            log: Vec::new(),
             writes: Vec::new(),
             disk_works: true,
             seq: 0,
@@ -61,13 +64,17 @@ impl Driver {
 
     /// A new process with what this one has written.
     pub(crate) fn restart(self, host_boot: BootId) -> Self {
+        self.restart_with(Settings::default(), host_boot)
+    }
+
+    pub(crate) fn restart_with(self, settings: Settings, host_boot: BootId) -> Self {
         let mut newest: BTreeMap<ClusterName, GrantRecord> = BTreeMap::new();
         for record in self.journal {
             newest.insert(record.cluster.clone(), record);
         }
         let grants = newest.into_values().collect();
         let memory = Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants };
-        Self::with_memory(Settings::default(), memory)
+        Self::with_memory(settings, memory)
     }
 
     pub(crate) fn event(&mut self, event: Event) -> Vec<Done> {
@@ -85,7 +92,7 @@ impl Driver {
                         done.push(Done::Persist(record.clone()));
                         self.writes.push((token, record));
                     }
-                    Action::Decided { .. } => {}
+                    Action::Decided { text, .. } => self.log.push(text),
                 }
             }
             if !self.disk_works || self.writes.is_empty() {

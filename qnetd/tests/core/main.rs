@@ -3,7 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 
 mod driver;
+mod hold;
+mod hold_faults;
+mod hold_sequences;
+mod hold_walk;
 mod leases;
+mod limits;
 mod restart;
 mod stock;
+mod stock_client;
 mod violations;

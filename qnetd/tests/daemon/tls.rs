@@ -7,13 +7,15 @@ use certs::issue::{Authority, Kind, Serial, Subject, Validity};
 use certs::{ArbiterClient, Credential, Trust};
 use protocol::ids::RingId;
 use protocol::qnet::{Message, MessageType, TlsSupport};
+use protocol::status::ArbiterStatus;
 use protocol::vote::Vote;
-use qnetd::daemon::Order;
+use qnetd::daemon::{Order, check, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::arbiter::Arbiter;
+use super::arbiter::{Arbiter, options};
 use super::client::{Client, config_list, echo, greet, init, membership_list, preinit, vote_reply};
+use super::local::ask;
 use super::places::{PATIENCE, Place, soon};
 
 pub(crate) type Secure = Client<certs::tls::ClientStream<TcpStream>>;
@@ -238,13 +240,72 @@ async fn a_reload_changes_the_certificates_of_new_connections_only() {
     .await;
     after.ask(&init(2, RingId::new(1, 5))).await;
     assert_eq!(before.ask(&echo(1)).await.options.seq, Some(1));
+}
 
-    // A certificate that cannot be used changes nothing.
-    std::fs::write(place.join("server.pem"), "no certificate").unwrap();
+/// Asks for a reload of files that cannot be used, and returns what the status says of it.
+async fn refused_reload(arbiter: &Arbiter) -> String {
     arbiter.orders.send(Order::Reload).await.unwrap();
-    for _ in 0..3 {
-        assert!(secure(&arbiter, &tls, "TestCl").await.is_some());
-    }
+    // The reload happens at the daemon's pace.
+    soon("word of the reload", async {
+        loop {
+            let answer = ask(&arbiter.socket(), "haguard-status\n").await;
+            let json = answer.strip_prefix("OK\n").unwrap();
+            let status: ArbiterStatus = serde_json::from_str(json).unwrap();
+            let mut warnings = status.warnings.into_iter();
+            if let Some(warning) = warnings.find(|warning| warning.starts_with("certificates")) {
+                return warning;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_reload_of_files_that_cannot_be_used_keeps_the_old_ones_and_says_so() {
+    let (place, site) = (Place::new(), Site::new());
+    let arbiter = Arbiter::start(&site.install(place.path())).await;
+    let tls = site.client("TestCl");
+    std::fs::write(place.join("server.pem"), "no certificate").unwrap();
+    let said = refused_reload(&arbiter).await;
+    assert!(said.starts_with("certificates not read again, the old ones stay: "), "{said}");
+    assert!(said.contains("server.pem: has no certificate") && !said.contains('\n'), "{said}");
+    assert!(secure(&arbiter, &tls, "TestCl").await.is_some());
+
+    // Another authority's certificate beside ours.
+    Site::new().install(place.path());
+    std::fs::write(place.join("ca.pem"), site.authority.certificate_pem()).unwrap();
+    arbiter.orders.send(Order::Reload).await.unwrap();
+    soon("word of the foreign certificate", async {
+        while !refused_reload(&arbiter).await.contains("server.pem: was issued by another") {}
+    })
+    .await;
+    assert!(secure(&arbiter, &tls, "TestCl").await.is_some());
+
+    // Files in order end the warning.
+    site.install(place.path());
+    arbiter.orders.send(Order::Reload).await.unwrap();
+    soon("end of the warning", async {
+        while ask(&arbiter.socket(), "haguard-status\n").await.contains("not read again") {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused_at_the_start() {
+    let (place, site) = (Place::new(), Site::new());
+    let flags = Site::new().install(place.path());
+    std::fs::write(place.join("ca.pem"), site.authority.certificate_pem()).unwrap();
+    let options = options(&place, &flags);
+    let expected = format!(
+        "{}: was issued by another authority: issue it again, by the authority whose certificate \
+         is in {}",
+        place.text("server.pem"),
+        place.text("ca.pem")
+    );
+    assert_eq!(format!("{:#}", check(&options).unwrap_err()), expected);
+    let (orders, received) = tokio::sync::mpsc::channel(1);
+    let refused = soon("refusal", serve(options, (orders, received), None)).await;
+    assert_eq!(format!("{:#}", refused.unwrap_err()), expected);
 }
 
 #[tokio::test]

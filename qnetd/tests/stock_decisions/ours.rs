@@ -19,14 +19,9 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// Like the stock daemon of the stories: TLS is no question, and old leases that nothing is
-    /// known of run out after a second, not a minute.
+    /// Like the stock daemon of the stories: TLS is no question.
     pub(crate) fn new() -> Self {
-        Self::with(Settings {
-            tls: TlsSupport::Supported,
-            unknown_bound: Duration::from_secs(1),
-            ..Settings::default()
-        })
+        Self::with(Settings { tls: TlsSupport::Supported, ..Settings::default() })
     }
 
     pub(crate) fn with(settings: Settings) -> Self {

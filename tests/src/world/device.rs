@@ -113,6 +113,11 @@ impl World {
                     host.pin = Some(arbiter);
                 }
             }
+            Action::Epoch(highest) => {
+                if self.sabotage != Some(Sabotage::EpochNotHandedOver) {
+                    self.tell_node(node, NodeEvent::ArbiterEpoch(highest));
+                }
+            }
             Action::Status(status) => {
                 self.tell_node(node, NodeEvent::DeviceStatus(Box::new(status)));
             }

@@ -152,6 +152,10 @@ impl World {
             ArbiterState::Restored => {
                 self.server.opened = self.server.opened.saturating_sub(1);
                 self.server.journal.pop();
+                if self.server.journal.is_empty() {
+                    // A backup from before the first grant.
+                    self.monitor.memory_lost(None);
+                }
             }
         }
     }

@@ -6,12 +6,13 @@ use node::core::{Action, Config, Event};
 use node::keeper::core::Event as KeeperEvent;
 use protocol::cluster::Beat;
 use protocol::host::{DeviceSettings, FromHost, HeuristicsSettings, TlsMode, Welcome};
-use protocol::ids::{InstanceId, NodeId};
+use protocol::ids::{Epoch, InstanceId, NodeId};
 use protocol::times;
-use protocol::vote::{Algorithm, Bound};
+use protocol::vote::Bound;
 
 use super::machine::{Input, Running, Write};
 use super::{CLUSTER, Delivery, World};
+use crate::sabotage::Sabotage;
 use crate::scenario::{End, Process};
 
 fn millis(duration: Duration) -> u32 {
@@ -25,15 +26,11 @@ impl World {
 
     pub(super) fn node_config(&self, node: NodeId) -> Config {
         let topology = &self.scenario.topology;
-        let device_votes = match topology.algorithm {
-            Algorithm::Ffsplit => 1,
-            Algorithm::Lms | Algorithm::TwoNodeLms | Algorithm::Test => topology.nodes - 1,
-        };
         Config {
             node,
             votes: self.scenario.nodes().map(|node| (node, 1)).collect(),
-            device_votes,
-            quorum: node::conf::votes::quorum_of(topology.nodes + device_votes),
+            device_votes: topology.device_votes(),
+            quorum: topology.quorum(),
             device_timeout: times::DEVICE_TIMEOUT,
             wait_for_all: false,
             auto_tie_breaker: None,
@@ -203,6 +200,9 @@ impl World {
                     host.zombies.clear();
                     if disk_lost {
                         host.stored = node::core::Stored::default();
+                        if self.sabotage == Some(Sabotage::EmptyDiskRemembers) {
+                            host.stored.epoch = Epoch(1);
+                        }
                         host.pin = None;
                         self.monitor.memory_lost(Some(node));
                     }

@@ -332,7 +332,7 @@ impl World {
     pub(super) fn commit(&mut self, process: Process, write: &Write) {
         match (write, process) {
             (Write::Node(_, state), Process::Node(node)) => {
-                self.monitor.node_stored(node, state.epoch);
+                self.monitor.node_stored(node, state.epoch, state.forgotten);
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.stored = state.clone();
                 }

@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -150,12 +151,25 @@ impl World {
     /// # Errors
     /// When the process cannot be started.
     pub fn start_arbiter(&mut self) -> Result<()> {
+        self.start_arbiter_behind(&[])
+    }
+
+    /// Starts the arbiter as the last words of another command, which becomes it.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_arbiter_behind(&mut self, words: &[&str]) -> Result<()> {
         let home = self.plan.directory.join("arbiter");
-        let mut command = self.daemon("qnetd", &home, "arbiter")?;
-        command.args(["-f", "--listen", &self.layout.arbiter().to_string()]);
+        let mut command = self.daemon(words, "qnetd", &home, "arbiter")?;
+        command.args(["--listen", &self.layout.arbiter().to_string()]);
         tls_flags(&mut command, &home, "arbiter");
         self.arbiter = Some(command.spawn().context("cannot start the arbiter")?);
         Ok(())
+    }
+
+    /// The arbiter's process, if it runs.
+    pub fn arbiter_pid(&self) -> Option<u32> {
+        self.arbiter.as_ref()?.id()
     }
 
     /// Kills the arbiter.
@@ -183,7 +197,7 @@ impl World {
 
     fn spawn_node(&self, id: u32) -> Result<Child> {
         let home = self.home(id);
-        let mut command = self.daemon("node", &home, &format!("node{id}"))?;
+        let mut command = self.daemon(&[], "node", &home, &format!("node{id}"))?;
         command.arg("--cluster-conf").arg(self.plan.directory.join("corosync.conf"));
         command.args(["--node-id", &id.to_string()]);
         command.args(["--listen", &format!("0={}", self.layout.private(id))]);
@@ -193,8 +207,8 @@ impl World {
 
     fn spawn_device(&self, id: u32) -> Result<Child> {
         let home = self.home(id);
-        let mut command = self.daemon("qdevice", &home, &format!("qdevice{id}"))?;
-        command.args(["-f", "--arbiter", &self.layout.towards_arbiter(id).to_string()]);
+        let mut command = self.daemon(&[], "qdevice", &home, &format!("qdevice{id}"))?;
+        command.args(["--arbiter", &self.layout.towards_arbiter(id).to_string()]);
         tls_flags(&mut command, &home, "node");
         command.spawn().with_context(|| format!("cannot start the device of node {id}"))
     }
@@ -330,8 +344,8 @@ impl World {
     }
 
     /// A daemon's command: in its own home, with its own log.
-    fn daemon(&self, verb: &str, home: &Path, log: &str) -> Result<Command> {
-        let mut command = command(&self.plan, verb, log)?;
+    fn daemon(&self, before: &[&str], verb: &str, home: &Path, log: &str) -> Result<Command> {
+        let mut command = command(&self.plan, before, verb, log)?;
         command.current_dir(home);
         command.arg("--state-dir").arg(home.join("state"));
         command.arg("--run-dir").arg(home.join("run"));
@@ -345,12 +359,14 @@ impl Drop for World {
     }
 }
 
-fn command(plan: &Plan, verb: &str, log: &str) -> Result<Command> {
+fn command(plan: &Plan, before: &[&str], verb: &str, log: &str) -> Result<Command> {
     let path = plan.directory.join("logs").join(log);
     let open = || OpenOptions::new().create(true).append(true).open(&path);
     let log = open().with_context(|| format!("cannot write {}", path.display()))?;
-    let mut command = Command::new(&plan.program);
+    let mut words = before.iter().map(OsStr::new).chain([plan.program.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or(plan.program.as_os_str()));
     command
+        .args(words)
         .arg(verb)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -403,7 +419,7 @@ struct RelayProcess {
 
 impl RelayProcess {
     async fn start(plan: &Plan, layout: Layout) -> Result<Self> {
-        let mut command = command(plan, "demo-relay", "relay")?;
+        let mut command = command(plan, &[], "demo-relay", "relay")?;
         command.args(["--net", &layout.to_string(), "--nodes", &plan.nodes.to_string()]);
         command.arg("--guard").arg(&plan.directory);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

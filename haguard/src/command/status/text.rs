@@ -42,6 +42,9 @@ fn draw_node(text: &mut String, node: &NodeStatus, brush: Brush) {
     text.push('\n');
     let mut rows = Table::new();
     rows.load_style(NOTHING);
+    if node.engine == "corosync" {
+        rows.add_row(["engine", "corosync, which this guard watches"]);
+    }
     let view = node.view.as_deref().map_or("none".to_owned(), |view| {
         format!("{} of {}, epoch {}", plain(view), ids(&node.members), node.epoch)
     });

@@ -32,6 +32,14 @@ pub(super) struct Stopping {
     forced: bool,
 }
 
+impl Stopping {
+    /// There is nothing to send a signal to.
+    fn of_others(bound: Option<Time>) -> Self {
+        let (kill_at, again_at) = (Time::NEVER, Time::NEVER);
+        Self { kill_at, killed_at: None, again_at, bound, forced: false }
+    }
+}
+
 /// An undo on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Undoing {
@@ -48,6 +56,8 @@ impl Core {
 
     /// What an earlier keeper left is killed at once: nobody is entitled to it.
     pub(super) fn recover(&mut self, now: Time, left: Left) {
+        self.proven = false;
+        self.recovering = true;
         let bound = left.until.min(now + super::ENTITLEMENT_LIMIT) + self.stop_bound();
         self.mark.stored = Some(left.undos.iter().map(|undo| undo.serial).collect());
         self.undos = left.undos;
@@ -78,6 +88,7 @@ impl Core {
                 stop.kill_at = stop.kill_at.min(kill_at);
                 stop.bound = stop.bound.or(bound);
             }
+            None if self.outside => self.stop = Some(Stopping::of_others(bound)),
             None => {
                 self.actions.push_back(Action::Terminate);
                 self.stop = Some(Stopping {
@@ -125,7 +136,7 @@ impl Core {
         }
     }
 
-    fn proven_stop(&mut self, now: Time) {
+    pub(super) fn proven_stop(&mut self, now: Time) {
         self.proven = true;
         self.must_stop = false;
         self.stop = None;
@@ -138,7 +149,7 @@ impl Core {
             return;
         }
         self.clear_mark();
-        if !self.open && !self.doomed {
+        if !self.open && !self.doomed && !self.outside {
             self.actions.push_back(Action::OpenDevice);
         }
     }

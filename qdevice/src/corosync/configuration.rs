@@ -1,0 +1,84 @@
+//! Follows corosync's configuration, on a thread of its own: while a membership change waits for
+//! the device, cmap answers nobody.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use host::corosync::{Cmap, Failure, Libraries};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use protocol::host::Welcome;
+
+use super::mailbox::Post;
+use super::settings::{self, Identity, Keys};
+
+/// What is read.
+const READ: [&std::ffi::CStr; 4] =
+    [c"totem.", c"nodelist.", c"quorum.", c"runtime.votequorum.this_node_id"];
+/// A reload is under way; what it changes is looked at when it is done (cmap_keys(7)).
+const RELOADS: &std::ffi::CStr = c"config.";
+const RELOADING: [&str; 2] = ["config.reload_in_progress", "config.totemconfig_reload_in_progress"];
+/// What is tracked.
+const TRACKED: [&std::ffi::CStr; 4] = [c"totem.", c"nodelist.", c"quorum.", RELOADS];
+
+/// The configuration, or what is wrong with it.
+pub(super) type Configuration = Result<Box<Welcome>, String>;
+
+/// Posts the configuration, and again whenever it has changed, until nobody takes it; or says why
+/// it cannot be read.
+pub(super) fn follow(
+    libraries: &Arc<Libraries>,
+    identity: Identity,
+    post: &Post<Configuration>,
+) -> Result<(), Failure> {
+    let cmap = Cmap::connect(libraries)?;
+    for prefix in TRACKED {
+        cmap.track(prefix)?;
+    }
+    let mut last = None;
+    loop {
+        if !reloading(&cmap)? {
+            let configuration = settings::welcome(&read(&cmap)?, identity).map(Box::new);
+            if last.as_ref() != Some(&configuration) {
+                if !post.send(configuration.clone()) {
+                    return Ok(());
+                }
+                last = Some(configuration);
+            }
+        }
+        loop {
+            if !wait(&cmap, post) {
+                return Ok(());
+            }
+            if cmap.changed()? {
+                break;
+            }
+        }
+    }
+}
+
+fn read(cmap: &Cmap) -> Result<Keys, Failure> {
+    let mut keys = Keys::new();
+    for prefix in READ {
+        keys.extend(cmap.read(prefix)?);
+    }
+    Ok(keys)
+}
+
+fn reloading(cmap: &Cmap) -> Result<bool, Failure> {
+    let found = cmap.read(RELOADS)?;
+    Ok(found.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1"))
+}
+
+/// Waits for cmap; false once nobody takes what it says.
+fn wait(cmap: &Cmap, post: &Post<Configuration>) -> bool {
+    let mut fds = [
+        PollFd::new(cmap.as_fd(), PollFlags::POLLIN),
+        PollFd::new(post.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) => !fds[1].any().unwrap_or(true),
+        Err(Errno::EINTR) => true,
+        Err(_) => false,
+    }
+}
