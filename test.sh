@@ -18,8 +18,9 @@ corosync          corosync              the stock cluster engine, host of a quor
 corosync-qnetd    corosync-qnetd        the stock arbiter, which ours replaces
 corosync-qdevice  corosync-qdevice      the stock quorum device, which ours replaces
 libnss3-tools     certutil              reads and writes the NSS databases of the stock daemons
-pcs               pcs                   sets up a quorum device with ours in the stock ones' place
-systemd           systemctl             is what a stand-in of the tests covers
+pcs               pcs                   sets up a quorum device, with ours for the stock one
+systemd           systemctl             its place is where the tests put a stand-in
+python3           python3               runs that stand-in, and those for ssh and scp
 iproute2          ip                    makes network namespaces and the links between them
 nftables          nft                   cuts those links, in one direction or both
 procps            ps                    looks at the processes that a test started

@@ -209,7 +209,8 @@ impl Daemon {
             } else {
                 bound_settings(settings, &self.options);
             }
-        } else {
+        } else if self.settings.is_none() {
+            // When it was there and is removed, the machine says what follows.
             error!("the node's configuration has no quorum.device: add one, or stop this daemon");
         }
         if let Some(settings) = &welcome.device
