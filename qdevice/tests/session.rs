@@ -536,6 +536,17 @@ fn lists_wait_for_the_heuristics_and_a_reload_runs_them_again() {
     assert_eq!(lists[1].heuristics, Some(Heuristics::Pass));
     rig.take();
 
+    // The quorum of a view is not told before its members are.
+    rig.host(FromHost::View(view(6, &[1])));
+    rig.host(FromHost::Quorum(quorum(6, false)));
+    assert!(rig.sent_of(MessageType::NodeList).is_empty());
+    let run = *runs(&rig).last().unwrap();
+    rig.tell(Event::Heuristics { run, result: Heuristics::Pass });
+    let types: Vec<_> =
+        rig.sent_of(MessageType::NodeList).iter().map(|list| list.list_type).collect();
+    assert_eq!(types, [Some(NodeListType::Membership), Some(NodeListType::Quorum)]);
+    rig.take();
+
     settings.heuristics.commands.insert("exec_b".to_owned(), "/bin/false".to_owned());
     rig.host(FromHost::Welcome(Box::new(welcome(settings))));
     let run = *runs(&rig).last().expect("a run");

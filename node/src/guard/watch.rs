@@ -161,13 +161,21 @@ fn wait(votequorum: &Votequorum, cmap: &Cmap) -> Result<(), End> {
 
 /// The configuration, or what is wrong with it; none while it is being reloaded.
 fn configuration(cmap: &Cmap) -> Result<Option<Result<Box<Cluster>, String>>, Failure> {
-    let reloads = cmap.read(RELOADS)?;
-    if reloads.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1") {
+    if reloading(cmap)? {
         return Ok(None);
     }
     let mut keys = Keys::new();
     for prefix in READ {
         keys.extend(cmap.read(prefix)?);
     }
+    // What was read while a reload began, or went by, is of two configurations.
+    if reloading(cmap)? || cmap.changed()? {
+        return Ok(None);
+    }
     Ok(Some(Cluster::read(&keys).map(Box::new)))
+}
+
+fn reloading(cmap: &Cmap) -> Result<bool, Failure> {
+    let found = cmap.read(RELOADS)?;
+    Ok(found.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1"))
 }

@@ -131,7 +131,16 @@ impl Device {
     fn heuristics_done(&mut self, purpose: Purpose) {
         match purpose {
             Purpose::Connect => self.send_lists(),
-            Purpose::View => self.send_membership_list(),
+            Purpose::View => {
+                self.send_membership_list();
+                let host = self.host.as_ref();
+                let quorum =
+                    host.and_then(|host| Some((host.quorum.as_ref()?, host.view.as_ref()?)));
+                // The quorum of the new view, if it was computed meanwhile; else it is yet to come.
+                if quorum.is_some_and(|(quorum, view)| quorum.view == view.id) {
+                    self.send_quorum_list();
+                }
+            }
             Purpose::Regular => {}
         }
     }

@@ -5,6 +5,7 @@ use protocol::qnet::{Message, MessageType, NodeInfo, NodeListType, NodeState, Vi
 use protocol::vote::Heuristics;
 
 use super::Device;
+use super::ballot::Purpose;
 
 impl Device {
     /// The lists that a connection begins with: configuration, membership, quorum.
@@ -37,7 +38,12 @@ impl Device {
         self.send(&message);
     }
 
+    /// Never before the membership list of its view, which waits for the heuristics: a stock
+    /// arbiter looks again at a quorum list, and then has to know the members (wire 5).
     pub(super) fn send_quorum_list(&mut self) {
+        if matches!(self.heuristics_running, Some(Purpose::View | Purpose::Connect)) {
+            return;
+        }
         let quorum = self.host.as_ref().and_then(|host| host.quorum.clone());
         let Some(quorum) = quorum.filter(|_| self.session.lists_sent) else { return };
         let mut message = self.node_list(NodeListType::Quorum);

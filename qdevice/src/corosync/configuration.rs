@@ -38,7 +38,12 @@ pub(super) fn follow(
     let mut last = None;
     loop {
         if !reloading(&cmap)? {
-            let configuration = settings::welcome(&read(&cmap)?, identity).map(Box::new);
+            let keys = read(&cmap)?;
+            // What was read while a reload began, or went by, is of two configurations.
+            if reloading(&cmap)? || cmap.changed()? {
+                continue;
+            }
+            let configuration = settings::welcome(&keys, identity).map(Box::new);
             if last.as_ref() != Some(&configuration) {
                 if !post.send(configuration.clone()) {
                     return Ok(());
