@@ -1,5 +1,6 @@
 //! All settings of the arbiter, and how each value gets to its place.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use host::settings::value::{number, path, switch};
@@ -53,9 +54,9 @@ impl settings::Options for Options {
         Setting::flag("config", |o, v| path(v).map(|file| o.config_file = Some(file))),
         Setting::long("state_dir", |o, v| path(v).map(|path| o.state_dir = path)),
         Setting::long("run_dir", |o, v| path(v).map(|path| o.run_dir = path)),
-        Setting::long("tls_ca", |o, v| path(v).map(|path| o.tls_ca = path)),
-        Setting::long("tls_cert", |o, v| path(v).map(|path| o.tls_cert = path)),
-        Setting::long("tls_key", |o, v| path(v).map(|path| o.tls_key = path)),
+        Setting::long("tls_ca", |o, v| named(o, v, |o| &mut o.tls_ca)),
+        Setting::long("tls_cert", |o, v| named(o, v, |o| &mut o.tls_cert)),
+        Setting::long("tls_key", |o, v| named(o, v, |o| &mut o.tls_key)),
         Setting::long("tls_ca_key", |o, v| path(v).map(|path| o.tls_ca_key = Some(path))),
         Setting::long("shadow", |o, v| Plan::parse_host(v).map(|stock| o.shadow = Some(stock))),
         Setting::long("shadow_report", |o, v| path(v).map(|path| o.shadow_report = Some(path))),
@@ -144,4 +145,11 @@ fn duration(value: &str) -> Option<Duration> {
         _ => None,
     };
     milliseconds.filter(|ms| (1..=18_000_000).contains(ms)).map(Duration::from_millis)
+}
+
+/// A certificate's file that somebody names is there at the start; only a store is waited for.
+fn named(options: &mut Options, value: &str, file: fn(&mut Options) -> &mut PathBuf) -> Option<()> {
+    *file(options) = path(value)?;
+    options.awaits_keys = false;
+    Some(())
 }

@@ -147,6 +147,9 @@ fn a_store_is_a_directory_with_three_files() {
     assert_eq!((keys(&moved), moved.awaits_keys), (in_store("/x"), false));
     let Ok(Invocation::Run(stock)) = parse(&[], Places::Stock) else { panic!("refused") };
     assert_eq!((keys(&stock), stock.awaits_keys), (in_store("/etc/corosync/qnetd/nssdb"), true));
+    let args = ["--tls-cert".to_owned(), "/c".to_owned()];
+    let Ok(Invocation::Run(named)) = parse(&args, Places::Stock) else { panic!("refused") };
+    assert!(!named.awaits_keys, "what is named has to be there");
 }
 
 #[test]
