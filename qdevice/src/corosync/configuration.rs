@@ -21,6 +21,13 @@ const RELOADING: [&str; 2] = ["config.reload_in_progress", "config.totemconfig_r
 /// What is tracked.
 const TRACKED: [&std::ffi::CStr; 4] = [c"totem.", c"nodelist.", c"quorum.", RELOADS];
 
+/// A change is read when no other has followed for so long. corosync 3.1.7 keeps a key for ever that
+/// a reload deletes while somebody's iteration stands on it, so nobody should be reading when one
+/// reload follows another.
+const QUIET_MS: u8 = 100;
+/// Changes that never end are read all the same, after so many.
+const CHANGES_MAX: usize = 50;
+
 /// The configuration, or what is wrong with it.
 pub(super) type Configuration = Result<Box<Welcome>, String>;
 
@@ -37,12 +44,10 @@ pub(super) fn follow(
     }
     let mut last = None;
     loop {
-        if !reloading(&cmap)? {
-            let keys = read(&cmap)?;
-            // What was read while a reload began, or went by, is of two configurations.
-            if reloading(&cmap)? || cmap.changed()? {
-                continue;
-            }
+        // What is read while a reload goes on, or goes by, is of two configurations.
+        let keys = if reloading(&cmap)? { None } else { Some(read(&cmap)?) };
+        let torn = keys.is_none() || reloading(&cmap)? || cmap.changed()?;
+        if let (Some(keys), false) = (keys, torn) {
             let configuration = settings::welcome(&keys, identity).map(Box::new);
             if last.as_ref() != Some(&configuration) {
                 if !post.send(configuration.clone()) {
@@ -51,11 +56,16 @@ pub(super) fn follow(
                 last = Some(configuration);
             }
         }
-        loop {
-            if !wait(&cmap, post) {
+        while !torn && !cmap.changed()? {
+            if !wait(&cmap, post, PollTimeout::NONE) {
                 return Ok(());
             }
-            if cmap.changed()? {
+        }
+        for _ in 0..CHANGES_MAX {
+            if !wait(&cmap, post, PollTimeout::from(QUIET_MS)) {
+                return Ok(());
+            }
+            if !cmap.changed()? {
                 break;
             }
         }
@@ -75,13 +85,13 @@ fn reloading(cmap: &Cmap) -> Result<bool, Failure> {
     Ok(found.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1"))
 }
 
-/// Waits for cmap; false once nobody takes what it says.
-fn wait(cmap: &Cmap, post: &Post<Configuration>) -> bool {
+/// Waits for cmap, or that long; false once nobody takes what it says.
+fn wait(cmap: &Cmap, post: &Post<Configuration>, long: PollTimeout) -> bool {
     let mut fds = [
         PollFd::new(cmap.as_fd(), PollFlags::POLLIN),
         PollFd::new(post.as_fd(), PollFlags::POLLIN),
     ];
-    match poll(&mut fds, PollTimeout::NONE) {
+    match poll(&mut fds, long) {
         Ok(_) => !fds[1].any().unwrap_or(true),
         Err(Errno::EINTR) => true,
         Err(_) => false,
