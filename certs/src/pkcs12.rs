@@ -42,7 +42,8 @@ const AES_256_CBC: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x01, 0x2
 /// would only cost time; the file's mode protects it.
 const ITERATIONS: u32 = 2048;
 
-/// The most that we read; NSS writes 600000.
+/// The most that a whole file may ask for, because it can ask again for each of its parts; NSS
+/// writes 600000 three times.
 const ITERATIONS_MAX: u32 = 10_000_000;
 
 /// The most certificates in one file.
@@ -112,17 +113,18 @@ pub fn read(bytes: &[u8]) -> Result<Bundle, BundleError> {
         return Err(BundleError::Malformed);
     }
     let safes = plain_content(&mut pfx.enter(ber::SEQUENCE)?)?;
-    check_mac(&mut pfx.enter(ber::SEQUENCE)?, &safes)?;
+    let mut rounds = Rounds(ITERATIONS_MAX);
+    check_mac(&mut pfx.enter(ber::SEQUENCE)?, &safes, &mut rounds)?;
     let mut contents = Contents::default();
     let mut list = Reader(&safes).enter(ber::SEQUENCE)?;
     while let Some(safe) = list.next()? {
         let mut info = Reader(safe.content);
         let bags = match info.expect(ber::OID)?.content {
             DATA => info.enter(ber::CONTEXT_0)?.next()?.ok_or(Malformed)?.octets()?,
-            ENCRYPTED_DATA => decrypt_content(&mut info.enter(ber::CONTEXT_0)?)?,
+            ENCRYPTED_DATA => decrypt_content(&mut info.enter(ber::CONTEXT_0)?, &mut rounds)?,
             _ => return Err(BundleError::Cipher),
         };
-        contents.take(&bags)?;
+        contents.take(&bags, &mut rounds)?;
     }
     contents.pair()
 }
@@ -173,6 +175,18 @@ pub fn write(
     Ok(element(ber::SEQUENCE, &[&ber::integer(3), &safes, &mac]))
 }
 
+/// What a file may still ask for: a few bytes that name ten million rounds would otherwise cost
+/// seconds each, as often as they stand in it.
+struct Rounds(u32);
+
+impl Rounds {
+    fn spend(&mut self, rounds: u32) -> Result<(), BundleError> {
+        let left = self.0.checked_sub(rounds);
+        self.0 = left.ok_or(BundleError::TooMuch("more hash rounds"))?;
+        Ok(())
+    }
+}
+
 /// The keys and certificates of all bags.
 #[derive(Default)]
 struct Contents {
@@ -181,7 +195,7 @@ struct Contents {
 }
 
 impl Contents {
-    fn take(&mut self, bags: &[u8]) -> Result<(), BundleError> {
+    fn take(&mut self, bags: &[u8], rounds: &mut Rounds) -> Result<(), BundleError> {
         let mut bags = Reader(bags).enter(ber::SEQUENCE)?;
         while let Some(bag) = bags.next()? {
             let mut bag = Reader(bag.content);
@@ -193,7 +207,7 @@ impl Contents {
                     let mut info = Reader(value.content).enter(ber::SEQUENCE)?;
                     let algorithm = info.expect(ber::SEQUENCE)?.content;
                     let secret = info.next()?.ok_or(Malformed)?.octets()?;
-                    self.keys.push(decrypt(algorithm, &secret)?);
+                    self.keys.push(decrypt(algorithm, &secret, rounds)?);
                 }
                 CERTIFICATE_BAG => {
                     let mut info = Reader(value.content).enter(ber::SEQUENCE)?;
@@ -242,18 +256,18 @@ fn plain_content(info: &mut Reader<'_>) -> Result<Vec<u8>, BundleError> {
     Ok(info.enter(ber::CONTEXT_0)?.next()?.ok_or(Malformed)?.octets()?)
 }
 
-fn decrypt_content(info: &mut Reader<'_>) -> Result<Vec<u8>, BundleError> {
+fn decrypt_content(info: &mut Reader<'_>, rounds: &mut Rounds) -> Result<Vec<u8>, BundleError> {
     let mut data = info.enter(ber::SEQUENCE)?;
     data.integer()?;
     let mut inner = data.enter(ber::SEQUENCE)?;
     inner.expect(ber::OID)?;
     let algorithm = inner.expect(ber::SEQUENCE)?.content;
     let secret = inner.next()?.ok_or(Malformed)?.octets()?;
-    decrypt(algorithm, &secret)
+    decrypt(algorithm, &secret, rounds)
 }
 
 /// Checks the MAC over the safes, which also says whether the password is the empty one.
-fn check_mac(data: &mut Reader<'_>, safes: &[u8]) -> Result<(), BundleError> {
+fn check_mac(data: &mut Reader<'_>, safes: &[u8], rounds: &mut Rounds) -> Result<(), BundleError> {
     let mut sum = data.enter(ber::SEQUENCE)?;
     if sum.enter(ber::SEQUENCE)?.expect(ber::OID)?.content != SHA256 {
         return Err(BundleError::Cipher);
@@ -262,9 +276,10 @@ fn check_mac(data: &mut Reader<'_>, safes: &[u8]) -> Result<(), BundleError> {
     let salt = data.next()?.ok_or(Malformed)?.octets()?;
     // RFC 7292 4: one round where none are named.
     let iterations = if data.0.is_empty() { 1 } else { data.integer()? };
-    if iterations > ITERATIONS_MAX || salt.is_empty() {
-        return Err(BundleError::TooMuch("more hash rounds or less salt"));
+    if salt.is_empty() {
+        return Err(BundleError::TooMuch("less salt"));
     }
+    rounds.spend(iterations)?;
     let fits = |password: &&[u8]| mac(safes, password, &salt, iterations).as_ref() == known;
     if MAC_PASSWORDS.iter().any(fits) { Ok(()) } else { Err(BundleError::Password) }
 }
@@ -290,7 +305,7 @@ fn mac_key(password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
 
 /// Decrypts what an algorithm identifier of PBES2 describes (RFC 8018 A.4), with an empty
 /// password.
-fn decrypt(algorithm: &[u8], secret: &[u8]) -> Result<Vec<u8>, BundleError> {
+fn decrypt(algorithm: &[u8], secret: &[u8], budget: &mut Rounds) -> Result<Vec<u8>, BundleError> {
     let mut algorithm = Reader(algorithm);
     if algorithm.expect(ber::OID)?.content != PBES2 {
         return Err(BundleError::Cipher);
@@ -317,8 +332,8 @@ fn decrypt(algorithm: &[u8], secret: &[u8]) -> Result<Vec<u8>, BundleError> {
     let name = cipher.expect(ber::OID)?.content;
     let vector = cipher.next()?.ok_or(Malformed)?.octets()?;
     let length = key_bytes(name).ok_or(BundleError::Cipher)?;
-    let rounds = NonZeroU32::new(iterations).filter(|rounds| rounds.get() <= ITERATIONS_MAX);
-    let rounds = rounds.ok_or(BundleError::TooMuch("more hash rounds"))?;
+    let rounds = NonZeroU32::new(iterations).ok_or(Malformed)?;
+    budget.spend(iterations)?;
     let mut key = vec![0; length];
     pbkdf2::derive(hash, rounds, &salt, &[], &mut key);
     let plain = match length {

@@ -68,3 +68,15 @@ fn a_key_without_its_certificate_is_refused() {
     let bytes = write(&key, authority.certificate(), "x", None).unwrap();
     assert_eq!(read(&bytes).unwrap_err(), BundleError::Key(MaterialError::KeyMismatch));
 }
+
+#[test]
+fn the_parts_of_a_file_share_one_limit_of_hash_rounds() {
+    let (algorithm, secret) = encrypt(b"what is in it", AES_128_CBC).unwrap();
+    let algorithm = Reader(&algorithm).expect(ber::SEQUENCE).unwrap().content;
+    let mut rounds = Rounds(2 * ITERATIONS);
+    for _ in 0..2 {
+        assert_eq!(decrypt(algorithm, &secret, &mut rounds).unwrap(), b"what is in it");
+    }
+    let third = decrypt(algorithm, &secret, &mut rounds);
+    assert_eq!(third, Err(BundleError::TooMuch("more hash rounds")));
+}
