@@ -3,14 +3,14 @@
 //! One thread waits and acts. [`Daemon::select`] waits for whatever comes first;
 //! [`Daemon::handle`] tells the machine ([`crate::core`]) and does what it wants done. Every
 //! connection is a task of its own ([`connection`]) that talks with the daemon over bounded
-//! queues; the journal is a thread of its own ([`disk`]), because a disk may stall.
+//! queues; the journal is a thread of its own ([`crate::journal::writer`]), because a disk may
+//! stall.
 //!
 //! To try it without root: `haguard qnetd -f --state-dir D --run-dir D --tls-ca F --tls-cert F
 //! --tls-key F --listen 127.0.0.1:5403`, and `corosync-qnetd-tool -s -p D/qnetd.sock`.
 
 mod connection;
 mod credentials;
-mod disk;
 mod listen;
 mod local;
 mod request;
@@ -18,6 +18,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,7 +30,7 @@ use host::systemd;
 use protocol::qnet::TlsSupport;
 use protocol::status::ArbiterStatus;
 use protocol::time::{Hurry, Time};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -38,13 +39,15 @@ use tracing::{debug, error, info, warn};
 use crate::config::Options;
 use crate::core::{Action, Arbiter, ClientId, CloseReason, Event};
 use crate::journal::Journal;
+use crate::journal::writer::{Stored, Writer};
 use crate::tool;
 use connection::{CONTROL_SLOTS, Command, Gone, Line, Report, Reported};
 use credentials::Stamp;
-use disk::{Disk, Stored};
+pub(crate) use listen::Port;
 use local::{Desk, Query};
 use request::Request;
 use watch::Gossip;
+pub(crate) use watch::descriptors;
 pub use watch::{Order, follow_signals};
 
 /// Reports of all connections that wait for the daemon.
@@ -55,9 +58,6 @@ const STRANGERS_MAX: usize = 1024;
 
 /// File descriptors kept for everything that is no client.
 const DESCRIPTORS_RESERVED: usize = 64;
-
-/// How long nothing is accepted after the system refused to.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// From one look at the certificates' files to the next.
 const KEYS_LOOK: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ pub async fn serve(
     systemd::notify("READY=1");
     if let Some(ready) = ready {
         // Who does not wait for it does not need it.
-        let _ = ready.send(daemon.port.local_addr()?);
+        let _ = ready.send(daemon.port.address()?);
     }
     while daemon.running {
         let happening = daemon.select().await;
@@ -123,13 +123,12 @@ impl Drop for LocalTask {
 #[derive(Debug)]
 enum Happening {
     Accepted(TcpStream, SocketAddr),
-    AcceptFailed(std::io::Error),
     Reported(ClientId, Report),
     Stored(Stored),
     Asked(Query),
     Ordered(Order),
     Reloaded(anyhow::Result<ArbiterTls>),
-    /// A deadline of the machine, or the end of a pause.
+    /// A deadline of the machine, or the next look at the certificates.
     Time,
     /// The task of a connection has ended.
     Ended,
@@ -150,9 +149,9 @@ struct Daemon {
     options: Options,
     clock: Clock,
     arbiter: Arbiter,
-    port: TcpListener,
+    port: Port,
     tls: Option<ArbiterTls>,
-    disk: Disk,
+    disk: Writer,
     /// Why the last grant could not be stored.
     disk_trouble: Option<String>,
     /// Why the certificates were not read again when they should have been.
@@ -171,7 +170,6 @@ struct Daemon {
     queries: mpsc::Receiver<Query>,
     orders: mpsc::Receiver<Order>,
     reload: JoinSet<anyhow::Result<ArbiterTls>>,
-    accept_after: Option<Instant>,
     gossip: Gossip,
     running: bool,
 }
@@ -207,8 +205,9 @@ impl Daemon {
             tls_trouble = Some(text);
         }
         // The port first: a start that fails for it leaves the state directory as it is.
-        let port = listen::listen(&options).await?;
-        let opened = Journal::open(&options.state_dir, host::file::boot_id())?;
+        let port = Port::open(&options).await?;
+        let run_dir = lock_file.parent().unwrap_or(Path::new("."));
+        let opened = Journal::open_beside(&options.state_dir, run_dir, host::file::boot_id())?;
         for note in &opened.notes {
             warn!("{note}");
         }
@@ -218,13 +217,13 @@ impl Daemon {
         let (queries, queries_received) = mpsc::channel(8);
         let local = Local::open(&options.local_socket_file(), &options.given.socket)?;
         let local = tokio::spawn(local.serve(Desk { queries, orders }));
-        info!("listening on {}", port.local_addr()?);
+        info!("listening on {}", port.address()?);
         let daemon = Self {
             arbiter: Arbiter::new(clock.now(), options.core.clone(), memory),
             clock,
             port,
             tls,
-            disk: Disk::start(opened.journal).context("cannot start the journal's thread")?,
+            disk: Writer::start(opened.journal).context("cannot start the journal's thread")?,
             disk_trouble: None,
             tls_trouble,
             keys,
@@ -232,13 +231,12 @@ impl Daemon {
             clients: BTreeMap::new(),
             strangers: BTreeSet::new(),
             clients_made: 0,
-            clients_max: watch::descriptors().saturating_sub(DESCRIPTORS_RESERVED).max(1),
+            clients_max: descriptors().saturating_sub(DESCRIPTORS_RESERVED).max(1),
             tasks: JoinSet::new(),
             reports: mpsc::channel(REPORTS_MAX),
             queries: queries_received,
             orders: received,
             reload: JoinSet::new(),
-            accept_after: None,
             gossip: Gossip::default(),
             running: true,
             options,
@@ -251,7 +249,7 @@ impl Daemon {
         let now = self.clock.now();
         let wait = self.arbiter.deadline().filter(|at| *at != Time::NEVER).map(|at| at.since(now));
         let due = wait.map(|wait| Instant::now() + wait);
-        let due = due.into_iter().chain(self.accept_after).chain([self.keys_due]).min();
+        let due = due.into_iter().chain([self.keys_due]).min();
         tokio::select! {
             Some(order) = self.orders.recv() => Happening::Ordered(order),
             stored = self.disk.stored() => Happening::Stored(stored),
@@ -262,10 +260,7 @@ impl Daemon {
             Some(reloaded) = self.reload.join_next() => {
                 Happening::Reloaded(reloaded.unwrap_or_else(|error| Err(error.into())))
             }
-            accepted = self.port.accept(), if self.accept_after.is_none() => match accepted {
-                Ok((socket, address)) => Happening::Accepted(socket, address),
-                Err(error) => Happening::AcceptFailed(error),
-            },
+            (socket, address) = self.port.accept() => Happening::Accepted(socket, address),
         }
     }
 
@@ -273,10 +268,6 @@ impl Daemon {
     fn handle(&mut self, happening: Happening) {
         match happening {
             Happening::Accepted(socket, address) => self.accept(socket, address),
-            Happening::AcceptFailed(error) => {
-                warn!("cannot accept connections: {error}; trying again");
-                self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
-            }
             Happening::Reported(client, report) => self.reported(client, report),
             Happening::Stored(stored) => self.stored(stored),
             Happening::Asked(query) => self.asked(query),
@@ -284,9 +275,6 @@ impl Daemon {
             Happening::Ordered(Order::Reload) => self.start_reload(),
             Happening::Reloaded(reloaded) => self.reloaded(reloaded),
             Happening::Time | Happening::Ended => {}
-        }
-        if self.accept_after.is_some_and(|at| at <= Instant::now()) {
-            self.accept_after = None;
         }
         if self.keys_due <= Instant::now() {
             self.look_at_keys();
@@ -336,9 +324,6 @@ impl Daemon {
         } else if self.tasks.len() >= self.clients_max {
             warn!("{address}: refused: the system allows this daemon no more connections");
             return;
-        }
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!("{address}: {error}");
         }
         self.clients_made += 1;
         let client = ClientId(self.clients_made);
@@ -454,8 +439,8 @@ impl Daemon {
     }
 
     fn stored(&mut self, stored: Stored) {
-        if let Some(warning) = stored.warning {
-            warn!("{warning}");
+        for note in &stored.notes {
+            warn!("{note}");
         }
         if stored.tokens.is_empty() {
             return;
@@ -572,7 +557,8 @@ impl Daemon {
     }
 }
 
-async fn until(due: Option<Instant>) {
+/// Waits until then; without a time, without end.
+pub(crate) async fn until(due: Option<Instant>) {
     match due {
         // A moment more, so that the deadline has passed when the clock is read.
         Some(at) => tokio::time::sleep_until(at + Duration::from_millis(1)).await,

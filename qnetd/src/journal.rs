@@ -3,52 +3,53 @@
 //! The state directory holds
 //! * `arbiter.json`: the arbiter's identity, drawn when the directory was first opened, and how
 //!   often it has been opened since; replaced at each open;
-//! * `grants.journal`: a header line, then one line a grant: its text as JSON behind a checksum.
-//!   It only grows, until a rewrite keeps the newest grant of each cluster;
+//! * `grants.journal`: a header line, then one line for each batch of grants: their text as JSON
+//!   behind a checksum. It only grows, until a rewrite keeps the newest grant of each cluster;
 //! * `lock`: one daemon at a time.
 //!
-//! A checksum covers its record and everything before it, so that a line that is lost, moved or
+//! A checksum covers its line and everything before it, so that a line that is lost, moved or
 //! taken from another file is noticed. A line that a crash cut short can only be the last one; it
-//! was never acknowledged, and is dropped at the next open.
+//! was never acknowledged, and is dropped at the next open. What no crash can have done is an
+//! error.
+//!
+//! Nobody is told of a grant before [`Journal::append`] has stored it; [`writer`] does that beside
+//! the daemon's own thread.
 
+mod identity;
+pub mod storage;
 pub mod text;
+mod witness;
+pub mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use host::file::{self, FileError};
+use host::file::FileError;
 use host::lock::{Lock, LockError};
 use protocol::ids::{ArbiterId, BootId, ClusterName};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::core::{GrantRecord, Memory};
+use storage::{Directory, HostDirectory, Storage, put};
 use text::{Contents, TextError};
+use witness::Witness;
 
-/// The version of `arbiter.json`.
-const IDENTITY_VERSION: u32 = 1;
-
-/// Largest identity file that is read, in bytes.
-const IDENTITY_BYTES_MAX: u64 = 4096;
+/// The journal's file.
+const NAME: &str = "grants.journal";
 
 /// Largest journal that is read, in bytes: a hundred times what a rewrite leaves of a thousand
 /// clusters.
 const JOURNAL_BYTES_MAX: u64 = 1 << 28;
 
 /// Records that a newer one of the same cluster has replaced: so many are kept before the file is
-/// rewritten.
-const SUPERSEDED_MAX: usize = 1000;
-
-/// State files are the daemon's own.
-const MODE: u32 = 0o600;
+/// rewritten, and after a rewrite that failed so many more before it is tried again.
+pub const SUPERSEDED_MAX: usize = 1000;
 
 /// Why the state directory cannot be used, or a grant not stored.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// A file could not be read or replaced.
+    /// A file could not be read.
     #[error(transparent)]
     File(#[from] FileError),
     /// Another daemon uses the directory.
@@ -78,7 +79,7 @@ pub enum JournalError {
         /// What is wrong, and what to do.
         source: TextError,
     },
-    /// The journal could not be opened or written.
+    /// A file could not be written.
     #[error("cannot {verb} {}: {source}; see to the disk", path.display())]
     Io {
         /// What was tried.
@@ -90,48 +91,6 @@ pub enum JournalError {
     },
 }
 
-/// `arbiter.json`.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityFile {
-    version: u32,
-    id: ArbiterId,
-    boot: u32,
-}
-
-/// Where the journal's bytes are; a file, or what a test says.
-pub trait Storage {
-    /// Writes all bytes at an offset.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Makes what was written durable.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn sync(&mut self) -> io::Result<()>;
-    /// Cuts the file.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn cut(&mut self, length: u64) -> io::Result<()>;
-}
-
-impl Storage for File {
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
-    }
-
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)
-    }
-}
-
 /// The end of a journal, to which records are added.
 #[derive(Debug)]
 pub struct Tail<S> {
@@ -140,7 +99,7 @@ pub struct Tail<S> {
     length: u64,
     /// The checksum up to here.
     checksum: u32,
-    /// Behind `length` there may be something that could not be cut off.
+    /// Behind `length` there may be something that was not cut off, or not durably.
     dirty: bool,
 }
 
@@ -153,49 +112,54 @@ impl<S: Storage> Tail<S> {
     /// Adds records and makes them durable with one sync; all of them or none.
     ///
     /// # Errors
-    /// What the system says. The file then ends with its last good record again; if even that
-    /// fails, nothing is written before it succeeds.
-    pub fn append<'a>(
-        &mut self,
-        records: impl IntoIterator<Item = &'a GrantRecord>,
-    ) -> io::Result<()> {
+    /// What the system says. Nothing is written again before what may be left of them is cut off.
+    pub fn append(&mut self, records: &[GrantRecord]) -> io::Result<()> {
+        self.clean()?;
+        let mut bytes = Vec::new();
+        let checksum = text::write_batch(&mut bytes, self.checksum, records)?;
+        self.dirty = true;
+        if let Err(error) =
+            self.storage.write_at(&bytes, self.length).and_then(|()| self.storage.sync())
+        {
+            // If that fails too, it is tried again before the next write.
+            let _ = self.clean();
+            return Err(error);
+        }
+        self.dirty = false;
+        self.length += bytes.len() as u64;
+        self.checksum = checksum;
+        Ok(())
+    }
+
+    /// Cuts off what a failed write may have left.
+    fn clean(&mut self) -> io::Result<()> {
         if self.dirty {
             self.storage.cut(self.length)?;
             self.dirty = false;
         }
-        let mut checksum = self.checksum;
-        let mut bytes = Vec::new();
-        for record in records {
-            checksum = text::write_record(&mut bytes, checksum, record)?;
-        }
-        let written = self.storage.write_at(&bytes, self.length);
-        if let Err(error) = written.and_then(|()| self.storage.sync()) {
-            self.dirty = self.storage.cut(self.length).is_err();
-            return Err(error);
-        }
-        self.length += bytes.len() as u64;
-        self.checksum = checksum;
         Ok(())
     }
 }
 
 /// An open state directory.
-#[derive(Debug)]
-pub struct Journal {
-    path: PathBuf,
-    tail: Tail<File>,
+pub struct Journal<D: Directory = HostDirectory> {
+    directory: D,
+    tail: Tail<D::File>,
+    /// The name means the tail's file, durably.
+    named: bool,
     newest: BTreeMap<ClusterName, GrantRecord>,
     superseded: usize,
-    /// A rewrite has failed somewhere: which file has the name must be found out first.
-    stale: bool,
-    _lock: Lock,
+    /// So many superseded records lead to the next rewrite.
+    rewrite_above: usize,
+    witness: Option<Witness<D>>,
+    notes: Vec<String>,
+    lock: Option<Lock>,
 }
 
 /// An opened state directory, and what to tell people about it.
-#[derive(Debug)]
-pub struct Opened {
+pub struct Opened<D: Directory = HostDirectory> {
     /// To add grants.
-    pub journal: Journal,
+    pub journal: Journal<D>,
     /// For the machine.
     pub memory: Memory,
     /// What happened, for the log.
@@ -204,60 +168,121 @@ pub struct Opened {
 
 impl Journal {
     /// Opens a state directory, which is made if it does not exist. The boot counter is
-    /// incremented and durable when this returns.
+    /// incremented and durable when this returns. Nothing shows that the directory was not
+    /// restored, so its grants count as those of an earlier boot of the host.
     ///
     /// # Errors
-    /// [`JournalError`]: in use by another daemon, unreadable, damaged, or of a newer version.
-    pub fn open(directory: &Path, host_boot: BootId) -> Result<Opened, JournalError> {
-        make_directory(directory)?;
-        let lock = Lock::take(&directory.join("lock"))?;
-        let path = directory.join("grants.journal");
-        let bytes = file::read(&path, JOURNAL_BYTES_MAX)?;
-        let identity = open_identity(&directory.join("arbiter.json"), bytes.is_some())?;
+    /// [`JournalError`]: in use by another daemon, unreadable, damaged, or of another version.
+    pub fn open(state: &Path, host_boot: BootId) -> Result<Opened, JournalError> {
+        Self::open_locked(state, None, host_boot)
+    }
+
+    /// The same with a directory that does not outlive the boot of the host, where a file shows
+    /// that the state was not restored within it.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_beside(
+        state: &Path,
+        run: &Path,
+        host_boot: BootId,
+    ) -> Result<Opened, JournalError> {
+        Self::open_locked(state, Some(&HostDirectory::at(run)), host_boot)
+    }
+
+    fn open_locked(
+        state: &Path,
+        run: Option<&HostDirectory>,
+        host_boot: BootId,
+    ) -> Result<Opened, JournalError> {
+        let failed = |source| JournalError::Directory { path: state.to_owned(), source };
+        let directory = HostDirectory::make(state).map_err(failed)?;
+        let lock = Lock::take(&state.join("lock"))?;
+        let mut opened = Self::open_in(directory, run, host_boot)?;
+        opened.journal.lock = Some(lock);
+        Ok(opened)
+    }
+}
+
+impl<D: Directory> Journal<D> {
+    /// The same for directories that are there and that nobody else uses.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_in(
+        directory: D,
+        run: Option<&D>,
+        host_boot: BootId,
+    ) -> Result<Opened<D>, JournalError> {
+        let path = directory.path().join(NAME);
+        let bytes = directory.read(NAME, JOURNAL_BYTES_MAX)?;
+        let contents = text::read(bytes.as_deref().unwrap_or_default())
+            .map_err(|source| JournalError::Text { path: path.clone(), source })?;
+        let identity = identity::open(&directory, bytes.is_some())?;
         let mut notes = Vec::new();
         if bytes.is_none() {
             notes.push(if identity.boot == 1 {
-                format!("{} is new: this arbiter knows of no grants", directory.display())
+                format!("{} is new: this arbiter knows of no grants", directory.path().display())
             } else {
                 format!("{} is gone: this arbiter knows of no grants", path.display())
             });
         }
-        let contents = parse(&path, &bytes.unwrap_or_default())?;
         if let Some(torn_bytes) = contents.torn_bytes {
             notes.push(format!(
                 "{}: the last {torn_bytes} bytes were cut short by a crash and are dropped",
                 path.display()
             ));
         }
-        let tail = open_tail(&path, &contents)?;
+        let tail = open_tail(&directory, &contents)?;
+        let confirmed =
+            run.is_some_and(|run| witness::confirms(run, host_boot, identity.id, &contents));
         let (newest, superseded) = newest(contents.records);
-        let mut journal = Self { path, tail, newest, superseded, stale: false, _lock: lock };
-        journal.rewrite_if_long()?;
+        let mut journal = Self {
+            directory,
+            tail,
+            named: true,
+            newest,
+            superseded,
+            rewrite_above: SUPERSEDED_MAX,
+            witness: None,
+            notes,
+            lock: None,
+        };
+        if !confirmed {
+            journal.disown(host_boot)?;
+        }
+        if let Some(run) = run {
+            journal.call_witness(run, host_boot, identity.id);
+        }
+        if let Err(error) = journal.rewrite_if_long() {
+            journal.notes.push(error.to_string());
+        }
         let memory = Memory {
             arbiter: identity.id,
             boot: identity.boot,
             host_boot,
             grants: journal.newest.values().cloned().collect(),
         };
+        let notes = journal.take_notes();
         Ok(Opened { journal, memory, notes })
     }
 
     /// Stores grants with one sync; all of them or none.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; the journal is then as it was before.
+    /// [`JournalError::Io`]; nobody may be told of them.
     pub fn append(&mut self, records: &[GrantRecord]) -> Result<(), JournalError> {
-        if self.stale {
-            self.reopen()?;
+        if records.is_empty() {
+            return Ok(());
         }
-        let path = self.path.clone();
-        let appended = self.tail.append(records);
-        appended.map_err(|source| JournalError::Io { verb: "write to", path, source })?;
+        self.keep_name()?;
+        self.tail.append(records).map_err(self.failed("write to"))?;
         for record in records {
             let old = self.newest.insert(record.cluster.clone(), record.clone());
             self.superseded += usize::from(old.is_some());
         }
-        Ok(())
+        let reached = self.reached();
+        self.testify(&[reached])
     }
 
     /// Rewrites the journal when it holds too much that nobody needs.
@@ -265,35 +290,101 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; nothing is lost, and the journal can be used.
     pub fn rewrite_if_long(&mut self) -> Result<(), JournalError> {
-        if self.superseded <= SUPERSEDED_MAX {
+        if self.superseded <= self.rewrite_above {
             return Ok(());
         }
-        let io = |source| JournalError::Io { verb: "rewrite", path: self.path.clone(), source };
-        let bytes = text::write(self.newest.values()).map_err(io)?;
-        // A step that fails leaves the old file or the new one under the name, and the old one
-        // without a name would swallow what is added to it.
-        self.stale = true;
-        file::replace(&self.path, &bytes, MODE)?;
-        self.reopen()
+        self.rewrite_above = self.superseded + SUPERSEDED_MAX;
+        self.rewrite()
     }
 
-    /// Goes on with the file that has the name now.
-    fn reopen(&mut self) -> Result<(), JournalError> {
-        let io = |source| JournalError::Io { verb: "open", path: self.path.clone(), source };
-        let bytes = file::read(&self.path, JOURNAL_BYTES_MAX)?;
-        let bytes = bytes.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
-        let contents = parse(&self.path, &bytes)?;
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
-        self.tail = open_tail(&self.path, &contents)?;
-        (self.newest, self.superseded) = newest(contents.records);
-        self.stale = false;
+    /// What to tell people since this was last asked.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Sees to it that what is added gets into the file that the next start will read.
+    fn keep_name(&mut self) -> Result<(), JournalError> {
+        self.tail.clean().map_err(self.failed("cut"))?;
+        let (length, file) = (self.tail.length, &self.tail.storage);
+        let still = self.directory.is_still(NAME, file, length).map_err(self.failed("look at"))?;
+        if !still {
+            self.rewrite()?;
+            self.notes.push(format!(
+                "{}: somebody else has removed or changed it: written anew with the grants that \
+                 this arbiter knows",
+                self.directory.path().join(NAME).display()
+            ));
+        }
+        if !self.named {
+            self.directory.sync().map_err(self.failed("make durable the name of"))?;
+            self.named = true;
+        }
         Ok(())
     }
-}
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Contents, JournalError> {
-    text::read(bytes).map_err(|source| JournalError::Text { path: path.to_owned(), source })
+    /// Puts a file with the newest record of each cluster in the place of the journal.
+    fn rewrite(&mut self) -> Result<(), JournalError> {
+        let (bytes, checksum) =
+            text::summed(self.newest.values()).map_err(self.failed("rewrite"))?;
+        let (old, new) = (self.reached(), (bytes.len() as u64, checksum));
+        self.testify(&[old, new])?;
+        let file = put(&self.directory, NAME, &bytes).map_err(self.failed("rewrite"))?;
+        self.tail = Tail::new(file, new.0, new.1);
+        self.superseded = 0;
+        self.rewrite_above = SUPERSEDED_MAX;
+        // Whichever of the two files a crash leaves under the name, it has what is known; but what
+        // is added now is only in the new one.
+        self.named = false;
+        self.directory.sync().map_err(self.failed("make durable the name of"))?;
+        self.named = true;
+        self.testify(&[new])
+    }
+
+    /// Nothing proves that these are the last grants that were given in this boot of the host.
+    fn disown(&mut self, host_boot: BootId) -> Result<(), JournalError> {
+        let mut disowned = 0;
+        for record in self.newest.values_mut().filter(|record| record.host_boot == host_boot) {
+            record.host_boot = BootId::default();
+            disowned += usize::from(host_boot != BootId::default());
+        }
+        if disowned == 0 {
+            return Ok(());
+        }
+        self.notes.push(format!(
+            "{}: {disowned} grants of this boot of the host, but nothing shows that no newer ones \
+             were given: the directory was restored, or the run directory was emptied; they count \
+             as those of an earlier boot",
+            self.directory.path().join(NAME).display()
+        ));
+        self.rewrite()
+    }
+
+    /// Without a witness everything works, but the next start will believe less.
+    fn call_witness(&mut self, run: &D, host_boot: BootId, arbiter: ArbiterId) {
+        match Witness::start(run, host_boot, arbiter, self.reached()) {
+            Ok(witness) => self.witness = Some(witness),
+            Err(error) => self.notes.push(format!(
+                "cannot write in {}: {error}; after a restart recorded grants count as those of \
+                 an earlier boot",
+                run.path().display()
+            )),
+        }
+    }
+
+    /// How far the journal has come.
+    fn reached(&self) -> (u64, u32) {
+        (self.tail.length, self.tail.checksum)
+    }
+
+    fn testify(&mut self, reached: &[(u64, u32)]) -> Result<(), JournalError> {
+        let said = self.witness.as_mut().map_or(Ok(()), |witness| witness.say(reached));
+        said.map_err(self.failed("write how far it has come beside the socket of"))
+    }
+
+    fn failed(&self, verb: &'static str) -> impl FnOnce(io::Error) -> JournalError + use<D> {
+        let path = self.directory.path().join(NAME);
+        move |source| JournalError::Io { verb, path, source }
+    }
 }
 
 /// The newest record of each cluster, and how many older ones there are.
@@ -305,67 +396,26 @@ fn newest(records: Vec<GrantRecord>) -> (BTreeMap<ClusterName, GrantRecord>, usi
     (newest, superseded)
 }
 
-fn make_directory(directory: &Path) -> Result<(), JournalError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut builder = std::fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o750).create(directory);
-    made.map_err(|source| JournalError::Directory { path: directory.to_owned(), source })
-}
-
-/// Reads the identity, or draws one in a new directory, and counts this open.
-fn open_identity(path: &Path, has_journal: bool) -> Result<IdentityFile, JournalError> {
-    let wrong = |text: String| JournalError::Identity { path: path.to_owned(), text };
-    let mut identity = match file::read(path, IDENTITY_BYTES_MAX)? {
-        Some(bytes) => serde_json::from_slice::<IdentityFile>(&bytes).map_err(|error| {
-            wrong(format!(
-                "not an arbiter's identity ({error}): restore the whole directory from a backup, \
-                 or start with an empty one"
-            ))
-        })?,
-        None if has_journal => {
-            return Err(wrong(
-                "missing beside a grants.journal: restore both from one backup, or start with an \
-                 empty directory"
-                    .to_owned(),
-            ));
-        }
-        None => {
-            let id = ArbiterId(file::random_u128()?);
-            IdentityFile { version: IDENTITY_VERSION, id, boot: 0 }
-        }
-    };
-    if identity.version != IDENTITY_VERSION {
-        return Err(wrong(format!(
-            "version {} is not known here, this program writes version {IDENTITY_VERSION}: use \
-             the program that wrote it",
-            identity.version
-        )));
-    }
-    identity.boot = identity.boot.checked_add(1).ok_or_else(|| {
-        wrong("opened as often as can be counted: start with an empty directory".to_owned())
-    })?;
-    let mut json = serde_json::to_vec(&identity).map_err(|error| wrong(error.to_string()))?;
-    json.push(b'\n');
-    file::replace(path, &json, MODE)?;
-    Ok(identity)
-}
-
 /// Opens the journal for writing behind what is good in it; a journal without a good header is
 /// begun anew.
-fn open_tail(path: &Path, contents: &Contents) -> Result<Tail<File>, JournalError> {
-    if contents.good_bytes == 0 {
-        file::replace(path, text::HEADER.as_bytes(), MODE)?;
-    }
+fn open_tail<D: Directory>(
+    directory: &D,
+    contents: &Contents,
+) -> Result<Tail<D::File>, JournalError> {
     let io = |verb| {
-        let path = path.to_owned();
+        let path = directory.path().join(NAME);
         move |source| JournalError::Io { verb, path, source }
     };
-    let file = OpenOptions::new().write(true).mode(MODE).open(path).map_err(io("open"))?;
-    let length = contents.good_bytes.max(text::HEADER.len() as u64);
-    if contents.torn_bytes.is_some() && contents.good_bytes > 0 {
-        file.set_len(length).and_then(|()| file.sync_all()).map_err(io("cut"))?;
+    if contents.good_bytes == 0 {
+        let header = text::HEADER.as_bytes();
+        let file = put(directory, NAME, header).and_then(|file| directory.sync().map(|()| file));
+        return Ok(Tail::new(file.map_err(io("begin"))?, header.len() as u64, contents.checksum));
     }
-    Ok(Tail::new(file, length, contents.checksum))
+    let file = directory.open(NAME).map_err(io("open"))?;
+    let mut tail = Tail::new(file, contents.good_bytes, contents.checksum);
+    tail.dirty = contents.torn_bytes.is_some();
+    tail.clean().map_err(io("cut"))?;
+    Ok(tail)
 }
 
 #[cfg(test)]

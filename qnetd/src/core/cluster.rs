@@ -17,13 +17,8 @@ use protocol::vote::{Algorithm, Vote};
 use super::client::{Client, Told};
 use super::decide::{ClientView, ClusterView, Decision, decide};
 use super::ledger::{Candidate, Ledger, Process};
+use super::waiting::Waiting;
 use super::{Action, Arbiter, ClientId, GrantRecord};
-
-/// What a move waits for on the way to the disk.
-const STORING: &str = "the grant is being stored";
-const STORING_ANOTHER: &str = "another grant is being stored";
-const NOT_STORED: &str = "the last grant could not be stored";
-const STORAGE_WAITS: [&str; 3] = [STORING, STORING_ANOTHER, NOT_STORED];
 
 /// A process that asks for a node id that another connection has.
 #[derive(Clone, Copy, Debug)]
@@ -85,8 +80,8 @@ pub(super) struct Cluster {
     processes: u64,
     /// The last decision, so that only changes are logged.
     logged: String,
-    /// What the vote waits for, for status.
-    pub(super) waiting: Option<(String, Time)>,
+    /// What the vote waits for, and until when at the latest.
+    pub(super) waiting: Option<(Waiting, Time)>,
     /// When a client becomes stuck or silent, or a rival's time is up: settle again.
     recheck: Option<Time>,
 }
@@ -167,9 +162,26 @@ impl Cluster {
 
     /// Two live processes claim this node: neither has the vote (safety 7).
     fn is_contested(&self, now: Time, node: NodeId, client: &Client) -> bool {
-        self.rivals
-            .get(&node)
-            .is_some_and(|rival| rival.alarm && now < rival.since + client.rival_patience() * 2)
+        self.contested_until(node, client).is_some_and(|until| now < until)
+    }
+
+    fn contested_until(&self, node: NodeId, client: &Client) -> Option<Time> {
+        let rival = self.rivals.get(&node).filter(|rival| rival.alarm)?;
+        Some(rival.since + client.rival_patience() * 2)
+    }
+
+    /// A node that two live processes claim, and until when at the latest, if nothing more is
+    /// heard of the second.
+    pub(super) fn contested(
+        &self,
+        now: Time,
+        clients: &BTreeMap<ClientId, Client>,
+    ) -> Option<(Waiting, Time)> {
+        let joined = self.joined.iter().filter_map(|(node, id)| Some((*node, clients.get(id)?)));
+        let mut claims = joined.filter_map(|(node, client)| {
+            Some((Waiting::Contested(node), self.contested_until(node, client)?))
+        });
+        claims.find(|(_, until)| *until > now)
     }
 
     fn view(&self, now: Time, clients: &BTreeMap<ClientId, Client>) -> Option<ClusterView> {
@@ -248,7 +260,7 @@ impl Arbiter {
         };
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         cluster.waiting = waiting;
-        if cluster.waiting.as_ref().is_some_and(|(wait, _)| STORAGE_WAITS.contains(&&**wait)) {
+        if cluster.waiting.as_ref().is_some_and(|(wait, _)| wait.is_for_the_disk()) {
             // It is told once it is stored; a disk that fails is told by itself, and once.
             return;
         }
@@ -272,14 +284,14 @@ impl Arbiter {
         name: &ClusterName,
         view: ViewId,
         members: &BTreeSet<NodeId>,
-    ) -> Option<(String, Time)> {
+    ) -> Option<(Waiting, Time)> {
         let spared = self.spared(now, name, members);
         self.take_from_all_but(now, name, Some((view, members)), &spared);
         let cluster = self.clusters.get(name)?;
         if let Some(writing) = cluster.ledger.writing() {
             let same = writing.view == view && &writing.nodes == members;
-            let text = if same { STORING } else { STORING_ANOTHER };
-            return Some((text.to_owned(), Time::NEVER));
+            let wait = if same { Waiting::Storing } else { Waiting::StoringAnother };
+            return Some((wait, Time::NEVER));
         }
         let length = self.length_of(now, name, members)?;
         let cluster = self.clusters.get(name)?;
@@ -302,10 +314,10 @@ impl Arbiter {
             return Some(wait);
         }
         if !cluster.ledger.may_store(now) {
-            return Some((NOT_STORED.to_owned(), Time::NEVER));
+            return Some((Waiting::NotStored, Time::NEVER));
         }
         self.store_grant(name, view, members, length);
-        Some((STORING.to_owned(), Time::NEVER))
+        Some((Waiting::Storing, Time::NEVER))
     }
 
     /// What a move to this view waits for, and until when at the latest.
@@ -315,10 +327,9 @@ impl Arbiter {
         cluster: &Cluster,
         view: ViewId,
         members: &BTreeSet<NodeId>,
-    ) -> Option<(String, Time)> {
+    ) -> Option<(Waiting, Time)> {
         if let Some((node, until)) = self.unconfirmed_stock_loser(cluster, members) {
-            let text = format!("node {node} has not shown yet that it applied its loss");
-            return Some((text, until));
+            return Some((Waiting::Unapplied(node), until));
         }
         let live = cluster.live(now, &self.clients).filter(|(_, client)| client.view == view);
         let to = Candidate {

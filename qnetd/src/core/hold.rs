@@ -22,6 +22,7 @@ use protocol::times;
 use protocol::vote::Algorithm;
 
 use super::Settings;
+use super::waiting::{Counting, Endless};
 
 /// Which faults of a stock client never leave two sides with the vote (rule S2b).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -152,15 +153,9 @@ impl Rule {
         }
     }
 
-    /// Why it has no bound, and what to set.
-    fn endless_reason(&self) -> &'static str {
-        if self.endless {
-            "stock lms and 2nodelms clients with wait_for_all keep it without limit; set \
-             lms-without-wait-for-all for the cluster if its nodes have none"
-        } else {
-            "its heartbeat interval does not tell its device timeout; set device-timeout for the \
-             cluster"
-        }
+    /// Why it has no bound.
+    fn endless_reason(&self) -> Endless {
+        if self.endless { Endless::Kept } else { Endless::TimeoutUnknown }
     }
 
     /// What this rule leaves open, for status.
@@ -277,19 +272,14 @@ impl Trace {
     pub(super) fn until(&self) -> Time {
         self.rule.bound(self.closed, self.ring_change()).map_or(Time::NEVER, |d| self.since + d)
     }
-}
 
-impl fmt::Display for Trace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Why the client may count the vote until then.
+    pub(super) fn counting(&self) -> Counting {
         if self.until() == Time::NEVER {
-            return f.write_str(self.rule.endless_reason());
+            return Counting::Endless(self.rule.endless_reason());
         }
-        let cause = if self.closed { "its connection is closed" } else { "it may be silent" };
-        write!(f, "{cause}, vote-hold {}", self.rule.mode)?;
-        if self.ring_change() && self.rule.mode == VoteHold::DoubleFault {
-            f.write_str(", in a membership change")?;
-        }
-        Ok(())
+        let (closed, ring_change) = (self.closed, self.ring_change());
+        Counting::Lost { closed, ring_change, mode: self.rule.mode }
     }
 }
 

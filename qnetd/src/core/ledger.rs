@@ -13,6 +13,7 @@ use protocol::time::Time;
 use protocol::times;
 
 use super::hold::Trace;
+use super::waiting::{Counting, Waiting};
 use super::{GrantRecord, Memory, Token};
 
 /// A report of an epoch that is ahead by more than this is a lie or a broken disk; it is not
@@ -38,10 +39,6 @@ impl Process {
     const BEFORE: Self = Self(u64::MAX);
 }
 
-/// Of a record without a bound, and how it ends.
-const ENDLESS_RECORD: &str = "its recorded grant has no bound; start the node, or set \
-     lms-without-wait-for-all or device-timeout for the cluster";
-
 /// Until when one node may count the vote: by the epoch of the grant for leases and records; a
 /// stock process has one vote, whichever grants it came from.
 pub(super) type Hold = BTreeMap<(Epoch, Process), Held>;
@@ -66,6 +63,15 @@ impl Held {
     /// Until when it can be at the latest: a ring without the node may be reported late.
     fn latest(&self) -> Time {
         self.trace.map_or(self.until, |trace| self.until.max(trace.without_it().until()))
+    }
+
+    /// Why it is held.
+    fn counting(&self) -> Counting {
+        match self.trace {
+            Some(trace) => trace.counting(),
+            None if self.until == Time::NEVER => Counting::EndlessGrant,
+            None => Counting::Grant,
+        }
     }
 }
 
@@ -309,9 +315,9 @@ impl Ledger {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
-    /// What a move waits for, in words, and until when at the latest: nodes that are not in the
-    /// view and can count the vote, or a start that is too fresh.
-    pub(super) fn waits_for(&self, now: Time, to: &Candidate) -> Option<(String, Time)> {
+    /// What a move waits for, and until when at the latest: nodes that are not in the view and can
+    /// count the vote, or a start that is too fresh.
+    pub(super) fn waits_for(&self, now: Time, to: &Candidate) -> Option<(Waiting, Time)> {
         let held = self.holds.iter().flat_map(|(node, hold)| {
             let (inside, reports) = (to.members.contains(node), to.reporting.contains(node));
             let over = move |held: &Held| inside && (reports || held.ends_in(to.view));
@@ -320,12 +326,7 @@ impl Ledger {
         });
         let held = held.filter(|(_, held)| held.until > now);
         if let Some((node, held)) = held.max_by_key(|(_, held)| held.until) {
-            let why = match held.trace {
-                Some(trace) => format!(": {trace}"),
-                None if held.until == Time::NEVER => format!(": {ENDLESS_RECORD}"),
-                None => String::new(),
-            };
-            return Some((format!("node {node} may still count the vote{why}"), held.until));
+            return Some((Waiting::Counted(node, held.counting()), held.until));
         }
         // In a view of all nodes nobody is outside, if it is not a stale one: somebody who is
         // not heard may have left it long ago.
@@ -337,18 +338,16 @@ impl Ledger {
         }
         match self.quarantine {
             Quarantine::None => None,
-            Quarantine::Recorded { until } => (until > now).then(|| {
-                ("the arbiter's host has restarted: recorded leases run out".to_owned(), until)
-            }),
+            Quarantine::Recorded { until } => {
+                (until > now).then_some((Waiting::HostRestarted, until))
+            }
             Quarantine::Unknown { since, bound, everyone } => {
                 let mut silent = configured.iter().filter(|node| !self.reported.contains(node));
                 if let Some(node) = silent.next().filter(|_| everyone) {
-                    let text = format!("nothing is known of node {node} since the arbiter's start");
-                    return Some((text, Time::NEVER));
+                    return Some((Waiting::Unheard(*node), Time::NEVER));
                 }
                 let until = since + bound;
-                (until > now)
-                    .then(|| ("the arbiter's state is new: old leases run out".to_owned(), until))
+                (until > now).then_some((Waiting::StateNew, until))
             }
         }
     }

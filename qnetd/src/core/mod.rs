@@ -14,6 +14,7 @@ mod hold;
 mod ledger;
 mod session;
 mod snapshot;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use cluster::Cluster;
 use hold::Trace;
 pub use hold::{ClusterSettings, VoteHold};
 pub use snapshot::{StockClient, StockCluster};
+pub use waiting::{Counting, Endless, Waiting};
 
 /// Names one connection; never used again for another.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

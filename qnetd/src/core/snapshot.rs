@@ -10,6 +10,7 @@ use protocol::vote::{Algorithm, Heuristics, TieBreaker, Vote};
 
 use super::client::{Client, Transport};
 use super::cluster::Cluster;
+use super::waiting::Waiting;
 use super::{Arbiter, ClientId};
 
 /// One cluster with connected nodes, as the stock tool lists it (wire 6.3).
@@ -69,6 +70,13 @@ impl Arbiter {
     /// The client has passed Init.
     pub fn has_joined(&self, client: ClientId) -> bool {
         self.clients.get(&client).is_some_and(|client| client.membership.is_some())
+    }
+
+    /// What the vote of a cluster waits for, and until when at the latest ([`Time::NEVER`]: until
+    /// it happens); first of all that two live processes claim one of its nodes.
+    pub fn waiting(&self, now: Time, cluster: &ClusterName) -> Option<(Waiting, Time)> {
+        let cluster = self.clusters.get(cluster)?;
+        cluster.contested(now, &self.clients).or(cluster.waiting)
     }
 
     /// Every cluster with connected nodes, the one with the oldest connection first, which is the
@@ -136,7 +144,7 @@ impl Arbiter {
             epoch: cluster.epoch().0,
             holder: record.map(|r| r.nodes.iter().map(|n| n.0).collect()).unwrap_or_default(),
             view: record.map(|r| r.view.to_string()),
-            waiting: waiting.map(|(text, _)| text.clone()),
+            waiting: waiting.map(|(wait, _)| wait.to_string()),
             waiting_ms: limited.map(|(_, until)| millis(now, *until)),
             nodes: joined.map(|(n, c)| (n.0, client(now, cluster, c))).collect(),
         }

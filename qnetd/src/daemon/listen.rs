@@ -1,17 +1,64 @@
-//! The port, as the stock daemon opens it (wire 1.1).
+//! The port, as the stock daemon opens it (wire 1.1), and who connects to it.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
 
 use crate::config::{Family, Options};
 
+/// How long nothing is accepted after the system refused to.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The port.
+#[derive(Debug)]
+pub(crate) struct Port {
+    listener: TcpListener,
+    /// The system has refused: nothing is accepted until then.
+    paused_until: Option<Instant>,
+}
+
+impl Port {
+    /// Listens where the options say.
+    pub(crate) async fn open(options: &Options) -> anyhow::Result<Self> {
+        Ok(Self { listener: listen(options).await?, paused_until: None })
+    }
+
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The next connection. Nothing is lost if it is not waited for to the end.
+    pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            if let Some(until) = self.paused_until {
+                sleep_until(until).await;
+                self.paused_until = None;
+            }
+            match self.listener.accept().await {
+                Ok((socket, address)) => {
+                    if let Err(error) = socket.set_nodelay(true) {
+                        debug!("{address}: {error}");
+                    }
+                    return (socket, address);
+                }
+                Err(error) => {
+                    warn!("cannot accept connections: {error}; trying again");
+                    self.paused_until = Some(Instant::now() + ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+}
+
 /// Listens: on `--listen`, on the first address of `-l` that works, or on every address (an IPv6
 /// socket that takes IPv4 too, unless `-4`, or the system has no IPv6).
-pub(super) async fn listen(options: &Options) -> anyhow::Result<TcpListener> {
+async fn listen(options: &Options) -> anyhow::Result<TcpListener> {
     if let Some(address) = options.listen {
         return bind(address, options.listen_backlog);
     }

@@ -78,7 +78,7 @@ impl Gossip {
 
 /// How many file descriptors this process may have: as many as the system lets it raise its
 /// limit to.
-pub(super) fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)

@@ -7,31 +7,43 @@ use thiserror::Error;
 use crate::core::GrantRecord;
 
 /// The first line: what this is, and in which version.
-pub const HEADER: &str = "haguard-grants 1\n";
+pub const HEADER: &str = "haguard-grants 2\n";
 
 /// The header without its version.
 const NAME: &str = "haguard-grants ";
 
-/// Eight hex digits and a blank before each record.
+/// Digits of a checksum; a blank follows.
 const CHECKSUM_DIGITS: usize = 8;
 
-/// The checksum before the first record: that of the header.
+/// The checksum before the first batch: that of the header.
 const CHECKSUM_START: u32 = checksum(0, HEADER.as_bytes());
+
+/// What a disk writes whole or not at all, in bytes.
+const SECTOR_BYTES: usize = 512;
 
 /// Why a journal cannot be read.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum TextError {
     /// The first line is something else.
-    #[error("not a journal of grants: correct the state directory")]
+    #[error(
+        "not a journal of grants: see whether the state directory is the right one, or move the file away to start without grants"
+    )]
     Foreign,
     /// A journal of another version.
-    #[error("version '{0}' of the journal is not known here: use the program that wrote it")]
-    Version(String),
-    /// A damaged line with others behind it; no crash does that.
     #[error(
-        "line {0} is damaged and is not the last: the disk is failing or the file was edited; restore the directory from a backup, or move it away and start with an empty one"
+        "version '{0}' of the journal is not known here: use the program that wrote it, or move the file away to start without grants"
     )]
-    Damaged(usize),
+    Version(String),
+    /// A damaged line that no crash can have left behind.
+    #[error(
+        "line {line}, from byte {byte} on, is damaged, and no crash does that: see to the disk, then restore the directory from a backup, or move the file away to start without grants"
+    )]
+    Damaged {
+        /// Which line; the header is the first.
+        line: usize,
+        /// Where it begins.
+        byte: usize,
+    },
 }
 
 /// What a journal says.
@@ -45,6 +57,8 @@ pub struct Contents {
     pub torn_bytes: Option<usize>,
     /// The checksum of the good part.
     pub checksum: u32,
+    /// Where each line ends, the header's included, and the checksum up to there.
+    pub ends: Vec<(u64, u32)>,
 }
 
 /// Reads a journal.
@@ -52,8 +66,13 @@ pub struct Contents {
 /// # Errors
 /// [`TextError`].
 pub fn read(bytes: &[u8]) -> Result<Contents, TextError> {
-    let mut contents =
-        Contents { records: Vec::new(), good_bytes: 0, torn_bytes: None, checksum: CHECKSUM_START };
+    let mut contents = Contents {
+        records: Vec::new(),
+        good_bytes: 0,
+        torn_bytes: None,
+        checksum: CHECKSUM_START,
+        ends: Vec::new(),
+    };
     let Some(mut rest) = bytes.strip_prefix(HEADER.as_bytes()) else {
         return read_bad_header(bytes).map(|()| Contents {
             torn_bytes: Some(bytes.len()).filter(|length| *length > 0),
@@ -61,25 +80,22 @@ pub fn read(bytes: &[u8]) -> Result<Contents, TextError> {
         });
     };
     let mut good = HEADER.len();
-    let mut line_number = 1;
+    contents.ends.push((good as u64, CHECKSUM_START));
     while !rest.is_empty() {
-        line_number += 1;
         let end = rest.iter().position(|byte| *byte == b'\n');
-        let line = &rest[..end.unwrap_or(rest.len())];
-        let next = &rest[end.map_or(rest.len(), |end| end + 1)..];
-        match (end, read_record(contents.checksum, line)) {
-            (Some(end), Some((record, checksum))) => {
-                contents.records.push(record);
-                contents.checksum = checksum;
-                good += end + 1;
+        let batch = end.and_then(|end| read_batch(contents.checksum, &rest[..end]));
+        let (Some(end), Some((records, checksum))) = (end, batch) else {
+            if !is_torn(rest, good, contents.checksum) {
+                return Err(TextError::Damaged { line: contents.ends.len() + 1, byte: good });
             }
-            (_, _) if next.is_empty() => {
-                contents.torn_bytes = Some(rest.len());
-                break;
-            }
-            (_, _) => return Err(TextError::Damaged(line_number)),
-        }
-        rest = next;
+            contents.torn_bytes = Some(rest.len());
+            break;
+        };
+        contents.records.extend(records);
+        contents.checksum = checksum;
+        good += end + 1;
+        contents.ends.push((good as u64, checksum));
+        rest = &rest[end + 1..];
     }
     contents.good_bytes = good as u64;
     Ok(contents)
@@ -96,13 +112,32 @@ fn read_bad_header(bytes: &[u8]) -> Result<(), TextError> {
     Err(TextError::Version(String::from_utf8_lossy(version).escape_default().to_string()))
 }
 
-fn read_record(before: u32, line: &[u8]) -> Option<(GrantRecord, u32)> {
+fn read_batch(before: u32, line: &[u8]) -> Option<(Vec<GrantRecord>, u32)> {
     let (digits, rest) = line.split_at_checked(CHECKSUM_DIGITS)?;
     let json = rest.strip_prefix(b" ")?;
-    let stated = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    let found = checksum(before, json);
-    let record = serde_json::from_slice(json).ok()?;
-    (stated == found).then_some((record, found))
+    let after = checksum(before, json);
+    if digits != format!("{after:08x}").as_bytes() {
+        return None;
+    }
+    Some((serde_json::from_slice(json).ok()?, after))
+}
+
+/// What is behind the last good line, at `offset`, can be what a crash leaves of a line that was
+/// being written and of which nobody was told: the end may be missing, and sectors that did not
+/// get to the disk read as zeros. Anything else is a line that was whole once.
+fn is_torn(rest: &[u8], offset: usize, before: u32) -> bool {
+    let Some((last, others)) = rest.split_last() else { return true };
+    if others.contains(&b'\n') {
+        return false;
+    }
+    let to_boundary = SECTOR_BYTES - offset % SECTOR_BYTES;
+    let (first, sectors) = rest.split_at(to_boundary.min(rest.len()));
+    let is_hole = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
+    if is_hole(first) || sectors.chunks(SECTOR_BYTES).any(is_hole) {
+        return true;
+    }
+    // A whole batch with something else than the end of a line behind it was written whole.
+    *last != b'\n' && read_batch(before, others).is_none()
 }
 
 /// A whole journal of these records.
@@ -110,20 +145,28 @@ fn read_record(before: u32, line: &[u8]) -> Option<(GrantRecord, u32)> {
 /// # Errors
 /// If a record has no JSON form.
 pub fn write<'a>(records: impl IntoIterator<Item = &'a GrantRecord>) -> io::Result<Vec<u8>> {
+    summed(records).map(|(bytes, _)| bytes)
+}
+
+/// The same with its checksum.
+pub(super) fn summed<'a>(
+    records: impl IntoIterator<Item = &'a GrantRecord>,
+) -> io::Result<(Vec<u8>, u32)> {
     let mut bytes = HEADER.as_bytes().to_vec();
     let mut checksum = CHECKSUM_START;
     for record in records {
-        checksum = write_record(&mut bytes, checksum, record)?;
+        checksum = write_batch(&mut bytes, checksum, std::slice::from_ref(record))?;
     }
-    Ok(bytes)
+    Ok((bytes, checksum))
 }
 
-/// Adds a line behind text with the checksum `before`; returns the checksum with it.
+/// Adds a line behind text with the checksum `before`; returns the checksum with it. What is
+/// stored together is one line, so that a crash leaves all of it or none.
 ///
 /// # Errors
-/// If the record has no JSON form.
-pub fn write_record(bytes: &mut Vec<u8>, before: u32, record: &GrantRecord) -> io::Result<u32> {
-    let json = serde_json::to_vec(record)?;
+/// If a record has no JSON form.
+pub fn write_batch(bytes: &mut Vec<u8>, before: u32, records: &[GrantRecord]) -> io::Result<u32> {
+    let json = serde_json::to_vec(records)?;
     let after = checksum(before, &json);
     bytes.extend(format!("{after:08x} ").as_bytes());
     bytes.extend(&json);
@@ -132,21 +175,32 @@ pub fn write_record(bytes: &mut Vec<u8>, before: u32, record: &GrantRecord) -> i
 }
 
 /// CRC-32 (IEEE 802.3) of `bytes` behind text with the checksum `before`.
-const fn checksum(before: u32, bytes: &[u8]) -> u32 {
+pub(super) const fn checksum(before: u32, bytes: &[u8]) -> u32 {
     let mut register = !before;
     let mut at = 0;
     while at < bytes.len() {
-        register ^= bytes[at] as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            let carry = register & 1;
-            register = (register >> 1) ^ (0xedb8_8320 * carry);
-            bit += 1;
-        }
+        register =
+            (register >> 8) ^ CHECKSUM_OF_BYTE[((register ^ bytes[at] as u32) & 0xff) as usize];
         at += 1;
     }
     !register
 }
+
+const CHECKSUM_OF_BYTE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut register = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            register = (register >> 1) ^ (0xedb8_8320 * (register & 1));
+            bit += 1;
+        }
+        table[byte] = register;
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

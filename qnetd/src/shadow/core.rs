@@ -130,8 +130,6 @@ struct Watch {
     selected: BTreeSet<NodeId>,
     /// The client that left last, if nothing was decided since.
     left: Option<Voter>,
-    /// Two live processes claim one node (safety 7).
-    is_alarmed: bool,
     /// The last thing that our arbiter waited for.
     last_wait: Option<Wait>,
 }
@@ -565,9 +563,6 @@ impl Shadow {
 
     fn hear_decision(&mut self, now: Time, cluster: ClusterName, text: String) {
         self.touch(now, &cluster);
-        if let Some(watch) = self.clusters.get_mut(&cluster) {
-            watch.is_alarmed = text.contains("two live processes");
-        }
         self.actions.push_back(Action::Decided { cluster, text });
     }
 
@@ -651,7 +646,6 @@ impl Watch {
             compared: None,
             selected: BTreeSet::new(),
             left: None,
-            is_alarmed: false,
             last_wait: None,
         }
     }

@@ -9,30 +9,29 @@ mod relay;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use host::clock::Clock;
 use host::local::{Answer, Desk, Local};
 use host::lock::Lock;
 use host::systemd;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use protocol::ids::{ArbiterId, BootId};
 use protocol::qnet::{MessageType, PORT};
 use protocol::time::{Hurry, Time};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Family, Options};
+use crate::config::Options;
 use crate::core::Memory;
-use crate::daemon::{Order, follow_signals};
+use crate::daemon::{Order, Port, descriptors, follow_signals, until};
 use crate::shadow::core::{Action, Event, PairId, Shadow};
 use credentials::Credentials;
 use relay::{Gone, Line, Report, Reported};
@@ -46,9 +45,6 @@ const STRANGERS_MAX: usize = 256;
 
 /// File descriptors kept for everything that is no pair.
 const DESCRIPTORS_RESERVED: usize = 64;
-
-/// How long nothing is accepted after the system refused to.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -159,7 +155,7 @@ pub async fn serve(
     systemd::notify("READY=1");
     if let Some(ready) = ready {
         // Who does not wait for it does not need it.
-        let _ = ready.send(daemon.port.local_addr()?);
+        let _ = ready.send(daemon.port.address()?);
     }
     while daemon.running {
         let happening = daemon.select().await;
@@ -198,11 +194,10 @@ impl Desk for LocalDesk {
 #[derive(Debug)]
 enum Happening {
     Accepted(TcpStream, SocketAddr),
-    AcceptFailed(std::io::Error),
     Reported(PairId, Report),
     Asked(Question),
     Ordered(Order),
-    /// A deadline of the machine, or the end of a pause.
+    /// A deadline of the machine.
     Time,
     /// The task of a pair has ended.
     Ended,
@@ -222,7 +217,7 @@ struct Daemon {
     plan: Plan,
     clock: Clock,
     shadow: Shadow,
-    port: TcpListener,
+    port: Port,
     credentials: Option<Arc<Credentials>>,
     reporter: Reporter,
     pairs: BTreeMap<PairId, Pair>,
@@ -234,7 +229,6 @@ struct Daemon {
     reports: (mpsc::Sender<Reported>, mpsc::Receiver<Reported>),
     questions: mpsc::Receiver<Question>,
     orders: mpsc::Receiver<Order>,
-    accept_after: Option<Instant>,
     running: bool,
 }
 
@@ -250,7 +244,7 @@ impl Daemon {
         }
         let credentials = Credentials::load(&options, plan.ca_key.as_deref())?.map(Arc::new);
         let reporter = Reporter::open(plan.report.clone())?;
-        let port = listen(&options).await?;
+        let port = Port::open(&options).await?;
         let mut clock = Clock::start(Hurry::Slow);
         // What an arbiter keeps on its disk is nothing here: no grant of this one is ever heard of.
         let memory = Memory {
@@ -261,7 +255,7 @@ impl Daemon {
         };
         let shadow = Shadow::new(clock.now(), options.core.clone(), memory);
         let (host, stock_port) = &plan.stock;
-        info!("shadow of {host}:{stock_port}, listening on {}", port.local_addr()?);
+        info!("shadow of {host}:{stock_port}, listening on {}", port.address()?);
         Ok(Self {
             clock,
             shadow,
@@ -271,12 +265,12 @@ impl Daemon {
             pairs: BTreeMap::new(),
             strangers: BTreeSet::new(),
             pairs_made: 0,
-            pairs_max: pairs_max(),
+            // Each pair has two sockets.
+            pairs_max: (descriptors().saturating_sub(DESCRIPTORS_RESERVED) / 2).max(1),
             tasks: JoinSet::new(),
             reports: mpsc::channel(REPORTS_MAX),
             questions,
             orders,
-            accept_after: None,
             running: true,
             options,
             plan,
@@ -288,17 +282,13 @@ impl Daemon {
         let now = self.clock.now();
         let wait = self.shadow.deadline().filter(|at| *at != Time::NEVER).map(|at| at.since(now));
         let due = wait.map(|wait| Instant::now() + wait);
-        let due = due.into_iter().chain(self.accept_after).min();
         tokio::select! {
             Some(order) = self.orders.recv() => Happening::Ordered(order),
             () = until(due) => Happening::Time,
             Some((pair, report)) = self.reports.1.recv() => Happening::Reported(pair, report),
             Some(question) = self.questions.recv() => Happening::Asked(question),
             Some(_) = self.tasks.join_next() => Happening::Ended,
-            accepted = self.port.accept(), if self.accept_after.is_none() => match accepted {
-                Ok((socket, address)) => Happening::Accepted(socket, address),
-                Err(error) => Happening::AcceptFailed(error),
-            },
+            (socket, address) = self.port.accept() => Happening::Accepted(socket, address),
         }
     }
 
@@ -306,10 +296,6 @@ impl Daemon {
     fn handle(&mut self, happening: Happening) {
         match happening {
             Happening::Accepted(socket, address) => self.accept(socket, address),
-            Happening::AcceptFailed(error) => {
-                warn!("cannot accept connections: {error}; trying again");
-                self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
-            }
             Happening::Reported(pair, report) => self.reported(pair, report),
             Happening::Asked((line, answer)) => {
                 let said = self.answer(&line);
@@ -319,9 +305,6 @@ impl Daemon {
             Happening::Ordered(Order::Stop) => self.running = false,
             Happening::Ordered(Order::Reload) => self.reload(),
             Happening::Time | Happening::Ended => {}
-        }
-        if self.accept_after.is_some_and(|at| at <= Instant::now()) {
-            self.accept_after = None;
         }
         let now = self.clock.now();
         if self.shadow.deadline().is_some_and(|at| at <= now) {
@@ -354,9 +337,6 @@ impl Daemon {
         } else if is_full {
             warn!("{address}: refused: the system allows this daemon no more connections");
             return;
-        }
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!("{address}: {error}");
         }
         self.pairs_made += 1;
         let id = PairId(self.pairs_made);
@@ -481,38 +461,6 @@ impl Daemon {
         info!("stopped; {summary}");
         summary
     }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        // A moment more, so that the deadline has passed when the clock is read.
-        Some(at) => tokio::time::sleep_until(at + Duration::from_millis(1)).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Listens where the arbiter would.
-async fn listen(options: &Options) -> anyhow::Result<TcpListener> {
-    let port = options.port;
-    let bound = match (&options.listen, &options.listen_address, options.family) {
-        (Some(address), _, _) => TcpListener::bind(address).await,
-        (None, Some(name), _) => TcpListener::bind((name.as_str(), port)).await,
-        (None, None, Family::V4) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
-        (None, None, Family::Any | Family::V6) => {
-            TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await
-        }
-    };
-    bound.with_context(|| {
-        format!("cannot listen for clients on port {port}; is it taken? give --listen ADDR:PORT")
-    })
-}
-
-/// Each pair has two sockets.
-fn pairs_max() -> usize {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 256 };
-    let is_raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-    let limit = usize::try_from(if is_raised { hard } else { soft }).unwrap_or(usize::MAX);
-    (limit.saturating_sub(DESCRIPTORS_RESERVED) / 2).max(1)
 }
 
 /// Checks what can be checked before the daemon starts.

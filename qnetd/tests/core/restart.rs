@@ -67,6 +67,23 @@ fn after_a_reboot_only_a_presented_lease_is_reissued() {
 }
 
 #[test]
+fn a_grant_whose_boot_is_doubted_is_not_given_again_at_once() {
+    let (mut driver, mut two) = solo_two();
+    // As the journal says it of a directory that was restored within this boot.
+    driver.journal.iter_mut().for_each(|record| record.host_boot = BootId::default());
+    let mut driver = driver.restart(BootId(1));
+    two.grant = None;
+    two.join(&mut driver);
+    assert_eq!(votes(&two.report(&mut driver, 5, &[2])), []);
+    let status = &driver.arbiter.status(driver.now).clusters["c"];
+    assert!(status.waiting.is_some());
+    assert_eq!(status.waiting_ms, Some(11_000));
+    assert_eq!(votes(&driver.pass_renewing(10_750, &mut [&mut two])), []);
+    assert_eq!(votes(&driver.pass_renewing(500, &mut [&mut two])), [(2, Vote::Ack)]);
+    assert!(two.grant.unwrap().id.epoch.0 > 1 << 20);
+}
+
+#[test]
 fn an_empty_state_directory_waits_for_every_configured_node() {
     let mut driver = Driver::new(Settings::default());
     let mut two = Own::new(2, 2, &[1, 2]);

@@ -11,6 +11,7 @@ mod local;
 mod places;
 mod restart;
 mod script;
+mod stall;
 mod stock;
 mod tls;
 mod violations;

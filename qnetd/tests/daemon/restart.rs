@@ -58,6 +58,39 @@ async fn after_a_crash_in_the_same_boot_the_grant_is_given_again_at_once() {
 }
 
 #[tokio::test]
+async fn a_backup_that_is_put_back_within_one_boot_is_not_given_again() {
+    let arbiter = Arbiter::start("-s off").await;
+    let clients = vote_of(&arbiter, &[1, 2]).await;
+    drop(clients);
+    let place = arbiter.crash().await;
+    let journal = place.join("state/grants.journal");
+    let backup = std::fs::read(&journal).unwrap();
+    let arbiter = Arbiter::start_in(place, "-s off").await;
+    let mut clients = Vec::new();
+    for node in [1, 2] {
+        let mut client = Client::connect(arbiter.address).await;
+        greet(&mut client, "TestCl", node, RingId::new(1, 6)).await;
+        client.ask(&config_list(3, &[1, 2])).await;
+        client.send(&membership_list(4, RingId::new(1, 6), &[1, 2])).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.vote().await;
+    }
+    drop(clients);
+    let place = arbiter.crash().await;
+    std::fs::write(&journal, &backup).unwrap();
+
+    let again = Arbiter::start_in(place, "-s off").await;
+    vote_of(&again, &[1, 2]).await;
+    // The whole cluster gets the vote at once, and by a new grant, for the old one is not believed.
+    let place = again.crash().await;
+    let opened = Journal::open(&place.join("state"), BootId(1)).unwrap();
+    let [grant] = &opened.memory.grants[..] else { panic!("{:?}", opened.memory.grants) };
+    assert!(grant.grant.epoch.0 > 1 << 20, "epochs go on far above the record: {grant:?}");
+}
+
+#[tokio::test]
 async fn a_second_daemon_cannot_have_the_same_state() {
     let arbiter = Arbiter::start("-s off").await;
     let lock = std::fs::read_to_string(arbiter.place.join("state/lock")).unwrap();

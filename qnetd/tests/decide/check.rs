@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::ids::{NodeId, ViewId};
 use protocol::vote::Algorithm;
 use qnetd::core::decide::{Decision, decide};
+use qnetd::shadow::core::row::Row;
 
-use crate::stock::{Answer, Row, answers};
+use crate::stock::{Answer, answers, rows_of};
 use crate::worlds::World;
 
 /// How many worlds were seen, and how often a row was what made the difference.
@@ -32,7 +33,7 @@ impl Tally {
         assert_invariants(world, &decision);
         let ours = told(world, &decision);
         self.worlds += 1;
-        let rows = Row::of(world.view.algorithm);
+        let rows = rows_of(world.view.algorithm);
         let corrected = answers(world, rows, None);
         assert!(agree(&ours, &corrected), "{decision:?}\n{corrected:?}\n{world:#?}");
         if !agree(&ours, &answers(world, &[], None)) {
@@ -48,7 +49,7 @@ impl Tally {
 
     /// Every row of the algorithm has made a difference somewhere.
     pub(crate) fn assert_every_row_occurred(&self, algorithm: Algorithm) {
-        let expected: BTreeSet<_> = Row::of(algorithm).iter().map(|row| row.name()).collect();
+        let expected: BTreeSet<_> = rows_of(algorithm).iter().map(|row| row.name()).collect();
         let seen: BTreeSet<_> = self.rows.keys().copied().collect();
         assert_eq!(seen, expected, "{algorithm:?} in {} worlds", self.worlds);
     }
@@ -57,7 +58,7 @@ impl Tally {
 /// The row that explains the difference: one that is needed, or where several do the same service,
 /// one that is enough.
 fn expected_difference(world: &World, ours: &[Answer]) -> Option<&'static str> {
-    let rows = Row::of(world.view.algorithm);
+    let rows = rows_of(world.view.algorithm);
     let is_enough = |row: &&Row| agree(ours, &answers(world, &[**row], None));
     let enough = || rows.iter().find(is_enough).map(|row| row.name());
     needed_rows(world, ours).next().or_else(enough)
@@ -65,7 +66,7 @@ fn expected_difference(world: &World, ours: &[Answer]) -> Option<&'static str> {
 
 /// The rows without which the corrected rule would not say what we say.
 fn needed_rows(world: &World, ours: &[Answer]) -> impl Iterator<Item = &'static str> {
-    let rows = Row::of(world.view.algorithm);
+    let rows = rows_of(world.view.algorithm);
     let needed = |row: &&Row| !agree(ours, &answers(world, rows, Some(**row)));
     rows.iter().filter(needed).map(|row| row.name())
 }

@@ -1,5 +1,6 @@
 //! What corosync-qnetd 3.0.3 answers each client, rewritten from section 4 of the wire in the
-//! manner of the original: per client, over a table, with loops. It shares nothing with the crate.
+//! manner of the original: per client, over a table, with loops. It shares nothing with the crate but
+//! the names of the corrections.
 //!
 //! Each correction is a [`Row`]; a row that is switched on changes the stock rule in one place.
 //! With no row it is the stock daemon, with all of them it must be ours.
@@ -12,82 +13,37 @@ use std::collections::BTreeSet;
 use protocol::ids::{NodeId, ViewId};
 use protocol::vote::{Algorithm, Heuristics, TieBreaker};
 use qnetd::core::decide::ClientView;
+use qnetd::shadow::core::row::Row::{self, *};
 
 use crate::worlds::World;
 
-/// The corrections, by the names of `docs/decisions.md`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Row {
-    DepartingNotCounted,
-    ListsAwaited,
-    StuckLeftOut,
-    ForeignNotCounted,
-    HolderOverTieBreaker,
-    HolderOverHeuristics,
-    HolderAmongMajorities,
-    HolderStays,
-    EveryoneWaits,
-    MembersCompared,
-    RingZeroCounts,
-    LeadersOnly,
-    ExplicitForItsSide,
-    ExplicitAbsent,
-    EveryIdCanBeLowest,
-    BothMustAgree,
-}
-
-use Row::*;
-
-impl Row {
-    /// The rows of an algorithm.
-    pub(crate) fn of(algorithm: Algorithm) -> &'static [Row] {
-        match algorithm {
-            Algorithm::Test => &[],
-            Algorithm::Ffsplit => &[
-                DepartingNotCounted,
-                ListsAwaited,
-                StuckLeftOut,
-                ForeignNotCounted,
-                HolderOverTieBreaker,
-                HolderOverHeuristics,
-                HolderAmongMajorities,
-            ],
-            Algorithm::Lms => &[
-                ListsAwaited,
-                StuckLeftOut,
-                HolderStays,
-                EveryoneWaits,
-                MembersCompared,
-                RingZeroCounts,
-                LeadersOnly,
-                ExplicitForItsSide,
-                ExplicitAbsent,
-                EveryIdCanBeLowest,
-            ],
-            Algorithm::TwoNodeLms => {
-                &[ListsAwaited, StuckLeftOut, HolderStays, BothMustAgree, ExplicitAbsent]
-            }
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            DepartingNotCounted => "departing-not-counted",
-            ListsAwaited => "lists-awaited",
-            StuckLeftOut => "stuck-left-out",
-            ForeignNotCounted => "foreign-not-counted",
-            HolderOverTieBreaker => "holder-over-tie-breaker",
-            HolderOverHeuristics => "holder-over-heuristics",
-            HolderAmongMajorities => "holder-among-majorities",
-            HolderStays => "holder-stays",
-            EveryoneWaits => "everyone-waits",
-            MembersCompared => "members-compared",
-            RingZeroCounts => "ring-zero-counts",
-            LeadersOnly => "leaders-only",
-            ExplicitForItsSide => "explicit-for-its-side",
-            ExplicitAbsent => "explicit-absent",
-            EveryIdCanBeLowest => "every-id-can-be-lowest",
-            BothMustAgree => "both-must-agree",
+/// The rows of an algorithm.
+pub(crate) fn rows_of(algorithm: Algorithm) -> &'static [Row] {
+    match algorithm {
+        Algorithm::Test => &[],
+        Algorithm::Ffsplit => &[
+            DepartingNotCounted,
+            ListsAwaited,
+            StuckLeftOut,
+            ForeignNotCounted,
+            HolderOverTieBreaker,
+            HolderOverHeuristics,
+            HolderAmongMajorities,
+        ],
+        Algorithm::Lms => &[
+            ListsAwaited,
+            StuckLeftOut,
+            HolderStays,
+            EveryoneWaits,
+            MembersCompared,
+            RingZeroCounts,
+            LeadersOnly,
+            ExplicitForItsSide,
+            ExplicitAbsent,
+            EveryIdCanBeLowest,
+        ],
+        Algorithm::TwoNodeLms => {
+            &[ListsAwaited, StuckLeftOut, HolderStays, BothMustAgree, ExplicitAbsent]
         }
     }
 }

@@ -129,16 +129,35 @@ impl Stage {
     /// A node connects and does Init, which the stock arbiter takes; then it says its
     /// configuration.
     pub(crate) fn joins(&mut self, node: u32) {
-        let address = format!("10.0.0.{node}:1000");
         self.nodes.push(node);
-        self.event(Event::Opened { pair: pair(node), address });
-        let mut preinit = Message::new(MessageType::Preinit, Some(self.seq));
+        self.greets(node, node, self.seq, ErrorCode::NoError);
+        let config = self.list(NodeListType::InitialConfig, self.plan.config);
+        self.says(node, &config);
+        let vote = match self.plan.algorithm {
+            Algorithm::Ffsplit => Vote::AskLater,
+            Algorithm::Test | Algorithm::Lms | Algorithm::TwoNodeLms => Vote::NoChange,
+        };
+        self.answers(node, NodeListType::InitialConfig, RingId::new(node, 1), vote);
+    }
+
+    /// Another process says on this connection that it is a node that is connected, and the stock
+    /// arbiter refuses it.
+    pub(crate) fn is_refused(&mut self, connection: u32, node: u32) {
+        self.greets(connection, node, 1, ErrorCode::DuplicateNodeId);
+        self.leaves(connection);
+    }
+
+    /// Preinit with a sequence number, and Init, which is answered so.
+    fn greets(&mut self, connection: u32, node: u32, seq: u32, answer: ErrorCode) {
+        let address = format!("10.0.0.{connection}:1000");
+        self.event(Event::Opened { pair: pair(connection), address });
+        let mut preinit = Message::new(MessageType::Preinit, Some(seq));
         preinit.options.cluster_name = Some(ClusterName::from(CLUSTER));
-        self.says(node, &preinit);
+        self.says(connection, &preinit);
         let mut reply = Message::new(MessageType::PreinitReply, preinit.options.seq);
         reply.options.tls_supported = Some(TlsSupport::Unsupported);
         reply.options.tls_client_cert_required = Some(1);
-        self.hears(node, &reply);
+        self.hears(connection, &reply);
         let mut init = self.request(MessageType::Init);
         init.options.supported_messages = Some(supported_messages());
         init.options.supported_options = Some(stock_options());
@@ -147,17 +166,10 @@ impl Stage {
         init.options.heartbeat_ms = Some(8000);
         init.options.tie_breaker = Some(self.plan.tie_breaker);
         init.options.ring = Some(RingId::new(node, 1));
-        self.says(node, &init);
+        self.says(connection, &init);
         let mut reply = Message::new(MessageType::InitReply, init.options.seq);
-        reply.options.error_code = Some(ErrorCode::NoError as u16);
-        self.hears(node, &reply);
-        let config = self.list(NodeListType::InitialConfig, self.plan.config);
-        self.says(node, &config);
-        let vote = match self.plan.algorithm {
-            Algorithm::Ffsplit => Vote::AskLater,
-            Algorithm::Test | Algorithm::Lms | Algorithm::TwoNodeLms => Vote::NoChange,
-        };
-        self.answers(node, NodeListType::InitialConfig, RingId::new(node, 1), vote);
+        reply.options.error_code = Some(answer as u16);
+        self.hears(connection, &reply);
     }
 
     /// A node reports a membership, and the stock arbiter answers it so.

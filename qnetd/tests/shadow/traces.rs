@@ -9,7 +9,7 @@ use qnetd::shadow::core::row::Row;
 use qnetd::shadow::core::stock_rule::Answer;
 use qnetd::shadow::core::{Difference, Reason};
 
-use crate::stage::{Plan, Stage};
+use crate::stage::{CLUSTER, Plan, Stage};
 
 const TWO: Plan =
     Plan { algorithm: Algorithm::Ffsplit, config: &[1, 2], tie_breaker: TieBreaker::Lowest };
@@ -23,7 +23,7 @@ fn ring(node: u32, seq: u64) -> RingId {
 fn reasons(stage: &Stage) -> Vec<(u32, &'static str)> {
     let name = |difference: &Difference| match &difference.reason {
         Reason::Correction(row) => row.name(),
-        Reason::Rule(wait) => wait.rule,
+        Reason::Rule(wait) => wait.what.rule(),
         Reason::Bug(_) => "bug",
     };
     stage.reports.iter().map(|difference| (difference.node.0, name(difference))).collect()
@@ -82,8 +82,8 @@ fn a_client_that_left_and_is_counted_is_reported_as_that_correction() {
     assert_eq!((winner.stock, winner.decided), (Answer::Nack, Some(Answer::Ack)));
     // The vote has not moved here either: node 2, which the stock arbiter told nothing of the
     // kind, still counts it.
-    let waits = winner.waits.as_ref().unwrap();
-    assert_eq!(waits.rule, "F7", "{waits}");
+    let waits = winner.waits.unwrap();
+    assert_eq!(waits.what.rule(), "F7", "{waits}");
     assert!(stage.lines()[0].contains("correction departing-not-counted (8.8)"));
 }
 
@@ -120,6 +120,9 @@ fn a_wait_of_ours_is_reported_with_its_rule_and_what_is_left() {
     // The bound of clients of 8 s, of which a second has passed (F12).
     assert_eq!(wait.remaining, Some(Duration::from_millis(25_800)));
     assert!(stage.lines()[0].ends_with(", for 25.8 s at most"), "{:#?}", stage.lines());
+    // Status says the same of it.
+    let status = stage.shadow.status(stage.now);
+    assert_eq!(status.clusters[CLUSTER].waiting, Some(wait.what.to_string()));
     // The wait is one difference however long it lasts, and it ends.
     stage.pass(70_000);
     assert_eq!((stage.reports.len(), stage.agreed.len()), (1, 1), "{:#?}", stage.lines());
@@ -164,6 +167,25 @@ fn a_winner_that_waits_for_a_silent_loser_waits_on_both_sides() {
     stage.hears(2, &info);
     stage.pass(6000);
     assert_eq!(stage.lines(), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_that_two_live_processes_claim_is_reported_as_that_wait() {
+    let mut stage = Stage::new(TWO);
+    stage.together();
+    stage.is_refused(101, 1);
+    // The first one speaks after that, and the second comes again.
+    stage.pass(1000);
+    stage.pass(1000);
+    stage.is_refused(102, 1);
+    stage.pass(1500);
+    assert!(reasons(&stage).contains(&(1, "F14")), "{:#?}", stage.lines());
+    let said = "node 1, ring 1.4: stock says ack, ours nack and will say ack; safety F14: node 1 is \
+                claimed by two live processes, for ";
+    assert!(stage.lines().iter().any(|line| line.starts_with(said)), "{:#?}", stage.lines());
+    // Nobody comes any more, so the one that is there gets the vote again.
+    stage.pass(60_000);
+    assert!(stage.agreed.contains(&protocol::ids::NodeId(1)), "{:#?}", stage.lines());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use protocol::ids::{ClusterName, NodeId, RingId};
 
 use super::row::Row;
 use super::stock_rule::Answer;
+use crate::core::Waiting;
 
 /// One client is not told the same by the stock arbiter as it would be by ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,12 +42,10 @@ pub enum Reason {
 }
 
 /// A wait that a rule of safety demands.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Wait {
-    /// The number of the rule, such as `F8`.
-    pub rule: &'static str,
-    /// What is waited for.
-    pub text: String,
+    /// For what, and by which rule.
+    pub what: Waiting,
     /// For how long at the most; `None`: until it happens.
     pub remaining: Option<Duration>,
 }
@@ -65,7 +64,7 @@ impl Reason {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Correction(a), Self::Correction(b)) => a == b,
-            (Self::Rule(a), Self::Rule(b)) => a.rule == b.rule && a.text == b.text,
+            (Self::Rule(a), Self::Rule(b)) => a.what == b.what,
             (Self::Bug(_), Self::Bug(_)) => true,
             (Self::Correction(_) | Self::Rule(_) | Self::Bug(_), _) => false,
         }
@@ -92,7 +91,7 @@ impl fmt::Display for Answer {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "safety {}: {}", self.rule, self.text)?;
+        write!(f, "safety {}: {}", self.what.rule(), self.what)?;
         match self.remaining {
             Some(left) => {
                 write!(f, ", for {}.{} s at most", left.as_secs(), left.subsec_millis() / 100)

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use protocol::ids::{ClusterName, NodeId};
-use protocol::status::ClusterStatus;
 use protocol::time::Time;
 use protocol::vote::Algorithm;
 
@@ -37,7 +36,7 @@ impl Shadow {
         let scene = self.scene(now, cluster);
         if let Some(watch) = self.clusters.get_mut(cluster) {
             watch.compared = Some(watch.changes);
-            watch.last_wait = scene.wait.clone().or(watch.last_wait.take());
+            watch.last_wait = scene.wait.or(watch.last_wait);
         }
         for id in ids {
             self.compare_one(now, cluster, id, &scene);
@@ -140,14 +139,14 @@ impl Shadow {
                 None => self.odd_or_bug(pair, asked, scene, "our rule"),
             }
         } else if decided.is_some() {
-            match self.present_wait(asked, scene) {
+            match scene.wait {
                 Some(wait) => Reason::Rule(wait),
                 None => self.odd_or_bug(pair, asked, scene, "our arbiter"),
             }
         } else {
             self.undecided(pair, asked, scene, rule)
         };
-        let waits = scene.wait.clone().filter(|_| is_waiting);
+        let waits = scene.wait.filter(|_| is_waiting);
         let waits = waits.filter(|_| matches!(reason, Reason::Correction(_)));
         Some(Difference {
             cluster: asked.cluster.clone(),
@@ -185,8 +184,8 @@ impl Shadow {
             }
         }
         // It differed already when the votes could last be decided.
-        let before = self.clusters.get(&asked.cluster).and_then(|watch| watch.last_wait.clone());
-        match self.present_wait(asked, scene).or(before) {
+        let before = self.clusters.get(&asked.cluster).and_then(|watch| watch.last_wait);
+        match scene.wait.or(before) {
             Some(wait) => Reason::Rule(wait),
             None => self.odd_or_bug(pair, asked, scene, "our arbiter"),
         }
@@ -217,16 +216,6 @@ impl Shadow {
         self.pairs.iter().any(|(other, pair)| {
             *other != id && pair.is_of(&asked.cluster) && pair.node() == Some(asked.node)
         })
-    }
-
-    fn present_wait(&self, asked: &Asked, scene: &Scene) -> Option<Wait> {
-        let watch = self.clusters.get(&asked.cluster)?;
-        let alarm = watch.is_alarmed.then(|| Wait {
-            rule: "F14",
-            text: format!("node {} is claimed by two live processes", asked.node),
-            remaining: None,
-        });
-        alarm.or_else(|| scene.wait.clone())
     }
 
     fn odd_or_bug(&self, pair: &Pair, asked: &Asked, scene: &Scene, who: &str) -> Reason {
@@ -260,7 +249,10 @@ impl Shadow {
             Some((asked.node, client_view(&pair.voter(now, asked))))
         });
         let decision = decide(&ClusterView { algorithm, clients: clients.collect(), holder });
-        let wait = status.and_then(|status| wait(&status, algorithm));
+        let wait = self.arbiter.waiting(now, cluster).map(|(what, until)| Wait {
+            what,
+            remaining: (until != Time::NEVER).then(|| until.since(now)),
+        });
         Scene { voters, decision, wait }
     }
 }
@@ -329,35 +321,6 @@ fn patience(asked: &Asked) -> Duration {
     }
 }
 
-/// What our arbiter says that it waits for, with the number of the rule.
-fn wait(status: &ClusterStatus, algorithm: Algorithm) -> Option<Wait> {
-    let text = status.waiting.clone()?;
-    let remaining = status.waiting_ms.map(Duration::from_millis);
-    let rule = rule_of(&text, algorithm, remaining.is_some());
-    Some(Wait { rule, text, remaining })
-}
-
-/// The rule of safety that a wait of the arbiter follows, by what the arbiter says of it.
-fn rule_of(text: &str, algorithm: Algorithm, is_limited: bool) -> &'static str {
-    const RULES: [(&str, &str); 6] = [
-        ("since the arbiter's start", "F8"),
-        ("the arbiter's state is new", "F8"),
-        ("the arbiter's host has restarted", "F9"),
-        ("applied its loss", "F7"),
-        ("stored", "37"),
-        ("double-fault", "4"),
-    ];
-    if let Some((_, rule)) = RULES.iter().find(|(part, _)| text.contains(part)) {
-        return rule;
-    }
-    // Somebody may still count the vote.
-    match algorithm {
-        _ if is_limited => "5",
-        Algorithm::Lms | Algorithm::TwoNodeLms => "F10",
-        Algorithm::Test | Algorithm::Ffsplit => "16",
-    }
-}
-
 /// Both views, in one line.
 fn views(pair: &Pair, scene: &Scene, who: &str) -> String {
     let mut text =
@@ -366,7 +329,7 @@ fn views(pair: &Pair, scene: &Scene, who: &str) -> String {
     text += &allowed.join(" or ");
     // Writing to a string does not fail.
     let _ = write!(text, "; ours: told {}, {}", pair.ours.vote, scene.decision);
-    if let Some(wait) = &scene.wait {
+    if let Some(wait) = scene.wait {
         let _ = write!(text, ", waits: {wait}");
     }
     text += "; reported:";

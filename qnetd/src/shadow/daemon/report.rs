@@ -31,20 +31,20 @@ pub(super) struct Reporter {
 
 /// One line of the file.
 #[derive(Serialize)]
-struct Record<'a> {
+struct Record {
     /// Seconds since 1970-01-01 UTC.
     time: f64,
     event: &'static str,
     cluster: String,
     node: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    difference: Option<Details<'a>>,
+    difference: Option<Details>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lasted_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct Details<'a> {
+struct Details {
     ring: String,
     stock: String,
     ours: String,
@@ -56,13 +56,13 @@ struct Details<'a> {
     /// The number of the hazard that the row corrects.
     hazard: Option<&'static str>,
     text: String,
-    waits: Option<Waits<'a>>,
+    waits: Option<Waits>,
 }
 
 #[derive(Serialize)]
-struct Waits<'a> {
+struct Waits {
     rule: &'static str,
-    text: &'a str,
+    text: String,
     remaining_ms: Option<u64>,
 }
 
@@ -98,7 +98,7 @@ impl Reporter {
             Reason::Rule(wait) => {
                 self.summary.waits += 1;
                 info!("difference: cluster {name_of}, {difference}");
-                (Some(wait.rule), None)
+                (Some(wait.what.rule()), None)
             }
             Reason::Bug(_) => {
                 self.summary.bugs += 1;
@@ -111,7 +111,7 @@ impl Reporter {
         }
         self.shown.push_back(format!("cluster {name_of}, {difference}"));
         let own_wait = match &difference.reason {
-            Reason::Rule(wait) => Some(wait),
+            Reason::Rule(wait) => Some(*wait),
             Reason::Correction(_) | Reason::Bug(_) => None,
         };
         let details = Details {
@@ -123,7 +123,7 @@ impl Reporter {
             name,
             hazard,
             text: difference.to_string(),
-            waits: difference.waits.as_ref().or(own_wait).map(waits),
+            waits: difference.waits.or(own_wait).map(waits),
         };
         self.write("difference", &difference.cluster, difference.node, Some(details), None);
     }
@@ -179,8 +179,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open the report {}; may you write there?", path.display()))
 }
 
-fn waits(wait: &Wait) -> Waits<'_> {
-    Waits { rule: wait.rule, text: &wait.text, remaining_ms: wait.remaining.map(milliseconds) }
+fn waits(wait: Wait) -> Waits {
+    let remaining_ms = wait.remaining.map(milliseconds);
+    Waits { rule: wait.what.rule(), text: wait.what.to_string(), remaining_ms }
 }
 
 fn milliseconds(duration: Duration) -> u64 {

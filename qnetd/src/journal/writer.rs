@@ -1,37 +1,48 @@
 //! The journal's thread: the machine never waits for a disk, and a stalled one delays nothing but
 //! new grants (safety 37).
+//!
+//! What comes while a sync is under way waits for the next one, which then serves all of it: a
+//! grant waits for two syncs at most, however many clusters decide at once.
 
 use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
+use super::Journal;
+use super::storage::Directory;
 use crate::core::{GrantRecord, Token};
-use crate::journal::Journal;
 
 /// What became of a batch of writes.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub struct Stored {
     /// Which writes.
-    pub(super) tokens: Vec<Token>,
+    pub tokens: Vec<Token>,
     /// Why they are not on disk, if they are not.
-    pub(super) error: Option<String>,
-    /// Trouble that loses nothing.
-    pub(super) warning: Option<String>,
+    pub error: Option<String>,
+    /// What else there is to tell people.
+    pub notes: Vec<String>,
 }
 
 /// The way to the journal.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub struct Writer {
     jobs: blocking::Sender<(Token, GrantRecord)>,
     results: mpsc::UnboundedReceiver<Stored>,
     thread: JoinHandle<()>,
     pending: usize,
 }
 
-impl Disk {
+impl Writer {
     /// Starts the thread.
-    pub(super) fn start(journal: Journal) -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// If the system has no room for a thread.
+    pub fn start<D>(journal: Journal<D>) -> std::io::Result<Self>
+    where
+        D: Directory + Send + 'static,
+        D::File: Send,
+    {
         let (jobs, work) = blocking::channel();
         // A cluster has one write under way at most, so both queues are as long as there are
         // clusters.
@@ -43,14 +54,14 @@ impl Disk {
     }
 
     /// Queues a record; its [`Stored`] comes later. False: there is no journal any more.
-    pub(super) fn store(&mut self, token: Token, record: GrantRecord) -> bool {
+    pub fn store(&mut self, token: Token, record: GrantRecord) -> bool {
         let queued = self.jobs.send((token, record)).is_ok();
         self.pending += usize::from(queued);
         queued
     }
 
     /// The next result. Cancel safe.
-    pub(super) async fn stored(&mut self) -> Stored {
+    pub async fn stored(&mut self) -> Stored {
         match self.results.recv().await {
             Some(stored) => {
                 self.pending = self.pending.saturating_sub(stored.tokens.len());
@@ -61,12 +72,12 @@ impl Disk {
     }
 
     /// Some writes have no result yet.
-    pub(super) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.pending > 0
     }
 
     /// Ends the thread, which closes the state directory.
-    pub(super) fn stop(self) {
+    pub fn stop(self) {
         drop(self.jobs);
         // It has said all it had to say.
         let _ = self.thread.join();
@@ -74,8 +85,8 @@ impl Disk {
 }
 
 /// Writes everything that waits with one sync, again and again.
-fn write_all(
-    mut journal: Journal,
+fn write_all<D: Directory>(
+    mut journal: Journal<D>,
     work: &blocking::Receiver<(Token, GrantRecord)>,
     answers: &mpsc::UnboundedSender<Stored>,
 ) {
@@ -83,14 +94,14 @@ fn write_all(
         let batch = std::iter::once(first).chain(work.try_iter());
         let (tokens, records): (Vec<Token>, Vec<GrantRecord>) = batch.unzip();
         let error = journal.append(&records).err().map(|error| error.to_string());
-        let answer = Stored { tokens, error, warning: None };
-        if answers.send(answer).is_err() {
+        let notes = journal.take_notes();
+        if answers.send(Stored { tokens, error, notes }).is_err() {
             return;
         }
         if let Err(error) = journal.rewrite_if_long() {
-            let warning = Some(error.to_string());
-            // A daemon that is gone needs no warning.
-            let _ = answers.send(Stored { tokens: Vec::new(), error: None, warning });
+            let notes = vec![format!("{error}; the journal goes on growing meanwhile")];
+            // A daemon that is gone needs no note.
+            let _ = answers.send(Stored { tokens: Vec::new(), error: None, notes });
         }
     }
 }
