@@ -72,6 +72,10 @@ pub const DEVICE_SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// A device whose host has not been heard for this long no longer asks for renewals: its lease
 /// would be counted by nobody, or by a host that cannot be told of a loss.
 pub const HOST_SILENCE: Duration = PEER_LEASE;
+/// Of nodes that corosync runs on, the one that is cut off has found that out no later than this
+/// after the others: they lose the token within a rotation and its hold of each other, and a device
+/// of ours keeps a membership change open for a [`LEASE`].
+pub const HOST_CHANGE: Duration = Duration::from_secs(2);
 
 /// A clock of an arbiter and of a node may differ by this many percent over a lease.
 pub const DRIFT_PERCENT: u32 = 10;

@@ -1,15 +1,15 @@
 //! One connection: what it has said, what it was told, and when it is overdue.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::ids::{ClusterName, Epoch, NodeId, RingId, ViewId};
-use protocol::qnet::{Hello, NodeInfo};
+use protocol::qnet::{Hello, HostKind, NodeInfo};
 use protocol::time::Time;
 use protocol::times;
 use protocol::vote::{Algorithm, Heuristics, TieBreaker, Vote};
 
-use super::hold::{Rule, Trace};
+use super::hold::{Rule, Trace, VoteHold};
 use super::ledger::Process;
 use super::{ClientId, CloseReason, Peer, Settings};
 
@@ -73,6 +73,9 @@ pub(super) struct Client {
     pub(super) config_version: Option<u64>,
     pub(super) members: BTreeSet<NodeId>,
     pub(super) view: ViewId,
+    /// Nodes that were in a view of its before and are not in this one, with the time at which
+    /// that was reported.
+    pub(super) vanished: BTreeMap<NodeId, Time>,
     /// The view's epoch as its members agreed it.
     pub(super) view_epoch: Epoch,
     /// When the present configuration or view was reported, or Init done: for the stability limit.
@@ -128,6 +131,7 @@ impl Client {
             config_version: None,
             members: BTreeSet::new(),
             view: ViewId::default(),
+            vanished: BTreeMap::new(),
             view_epoch: Epoch::default(),
             lists_since: now,
             membership_heuristics: Heuristics::Undefined,
@@ -164,6 +168,26 @@ impl Client {
     /// It negotiated leases.
     pub(super) fn is_own(&self) -> bool {
         self.hello().is_some()
+    }
+
+    /// Its host is corosync, which goes on with its old quorum until it has a new membership, and
+    /// that is waited for.
+    pub(super) fn waits_for_corosync(&self) -> bool {
+        match (self.hello(), &self.rule) {
+            (Some(hello), _) => hello.host == HostKind::Corosync,
+            (None, Some(rule)) => rule.mode != VoteHold::Off,
+            (None, None) => true,
+        }
+    }
+
+    /// Takes in the members of a view.
+    pub(super) fn hear_members(&mut self, now: Time, members: BTreeSet<NodeId>) {
+        self.vanished
+            .retain(|node, since| !members.contains(node) && now < *since + times::HOST_CHANGE);
+        for node in self.members.difference(&members) {
+            self.vanished.insert(*node, now);
+        }
+        self.members = members;
     }
 
     /// For how long its host may go on counting after a lease (safety 8), if it has leases.

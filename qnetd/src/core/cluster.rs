@@ -215,8 +215,11 @@ impl Cluster {
         });
         let joined = self.joined.values().filter_map(|id| clients.get(id));
         let unconfirmed = joined.filter_map(Client::unconfirmed_until);
+        let joined = self.joined.values().filter_map(|id| clients.get(id));
+        let unaware = joined.flat_map(|c| c.vanished.values()).map(|at| *at + times::HOST_CHANGE);
         own.chain(rivals)
             .chain(unconfirmed)
+            .chain(unaware)
             .chain(self.ledger.deadline(now))
             .filter(|at| *at > now && *at != Time::NEVER)
             .min()
@@ -338,7 +341,11 @@ impl Arbiter {
             reporting: live.map(|(node, _)| node).collect(),
             configured: cluster.configured(&self.clients),
         };
-        cluster.ledger.waits_for(now, &to)
+        let unaware = self
+            .unaware_loser(now, cluster, view, members)
+            .map(|(node, until)| (Waiting::Unaware(node), until));
+        let waits = [unaware, cluster.ledger.waits_for(now, &to)];
+        waits.into_iter().flatten().max_by_key(|(_, until)| *until)
     }
 
     fn store_grant(
@@ -384,6 +391,36 @@ impl Arbiter {
             |client: &Client| !client.told.is_some_and(|told| told.confirmed) || client.host_counts;
         let (node, client) = stock.find(|(_, client)| open(client))?;
         Some((node, client.unconfirmed_until().unwrap_or(Time::NEVER)))
+    }
+
+    /// A node that has just vanished from the corosync of a member, and does not say that it knows:
+    /// its own corosync goes on with the old quorum until it has lost the token too, also where the
+    /// device's vote has long been over (F1).
+    fn unaware_loser(
+        &self,
+        now: Time,
+        cluster: &Cluster,
+        view: ViewId,
+        members: &BTreeSet<NodeId>,
+    ) -> Option<(NodeId, Time)> {
+        let aware = |node: &NodeId| {
+            let client = cluster.joined.get(node).and_then(|id| self.clients.get(id));
+            client.is_some_and(|client| {
+                let lost = client.told.is_some_and(|told| told.vote == Vote::Nack);
+                lost && now < client.silent_at()
+                    && !client.has_unconfirmed_loss()
+                    && client.members.is_disjoint(members)
+            })
+        };
+        let reporting = cluster
+            .live(now, &self.clients)
+            .filter(|(_, client)| client.view == view && client.waits_for_corosync());
+        reporting
+            .flat_map(|(_, client)| &client.vanished)
+            .filter(|(node, _)| !members.contains(node) && !aware(node))
+            .map(|(node, since)| (*node, *since + times::HOST_CHANGE))
+            .filter(|(_, until)| now < *until)
+            .max_by_key(|(_, until)| *until)
     }
 
     /// How long a lease of a view counts and how long it is held, by need (rule S2). It is held

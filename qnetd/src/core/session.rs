@@ -613,7 +613,7 @@ impl Arbiter {
         check_membership_list(algorithm, node, &members)?;
         let nonce = options.view_note.map_or(0, |note| note.nonce);
         client.view = ViewId { ring, nonce };
-        client.members.clone_from(&members);
+        client.hear_members(now, members.clone());
         client.sync_open = true;
         client.lists_since = now;
         client.renewed = now;

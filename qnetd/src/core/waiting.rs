@@ -18,6 +18,8 @@ pub enum Waiting {
     NotStored,
     /// This connected loser.
     Unapplied(NodeId),
+    /// This node, which corosync has just lost, and which may not have found that out yet.
+    Unaware(NodeId),
     /// This node, which is outside the view.
     Counted(NodeId, Counting),
     /// What an earlier boot of the arbiter's host has granted.
@@ -65,6 +67,7 @@ impl Waiting {
         match self {
             Self::Storing | Self::StoringAnother | Self::NotStored => "37",
             Self::Unapplied(_) => "F7",
+            Self::Unaware(_) => "F1",
             Self::Counted(_, counting) => counting.rule(),
             Self::HostRestarted => "10",
             Self::StateNew | Self::Unheard(_) => "F8",
@@ -77,6 +80,7 @@ impl Waiting {
         match self {
             Self::Storing | Self::StoringAnother | Self::NotStored => true,
             Self::Unapplied(_)
+            | Self::Unaware(_)
             | Self::Counted(..)
             | Self::HostRestarted
             | Self::StateNew
@@ -108,6 +112,9 @@ impl fmt::Display for Waiting {
             Self::NotStored => f.write_str("the last grant could not be stored"),
             Self::Unapplied(node) => {
                 write!(f, "node {node} has not shown yet that it applied its loss")
+            }
+            Self::Unaware(node) => {
+                write!(f, "node {node} may not have noticed yet that it is cut off")
             }
             Self::Counted(node, Counting::Grant) => {
                 write!(f, "node {node} may still count the vote")
@@ -179,6 +186,7 @@ mod tests {
             (Waiting::StoringAnother, "37", "another grant is being stored"),
             (Waiting::NotStored, "37", "the last grant could not be stored"),
             (Waiting::Unapplied(node), "F7", "node 2 has not shown yet that it applied its loss"),
+            (Waiting::Unaware(node), "F1", "node 2 may not have noticed yet that it is cut off"),
             (Waiting::Counted(node, Counting::Grant), "9", "node 2 may still count the vote"),
             (
                 lost(false, true, VoteHold::SingleFault),

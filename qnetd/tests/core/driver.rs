@@ -230,6 +230,7 @@ pub(crate) struct Own {
     pub(crate) view: ViewId,
     pub(crate) grant: Option<Grant>,
     pub(crate) instance: u64,
+    pub(crate) host: HostKind,
     pub(crate) highest: Epoch,
     pub(crate) config: Vec<u32>,
 }
@@ -242,6 +243,7 @@ impl Own {
             view: ViewId::default(),
             grant: None,
             instance: u64::from(node) * 100,
+            host: HostKind::Builtin,
             highest: Epoch(0),
             config: config.to_vec(),
         }
@@ -258,7 +260,7 @@ impl Own {
         options.hello = Some(Hello {
             instance: InstanceId(self.instance),
             boot: BootId(u128::from(self.node)),
-            host: HostKind::Builtin,
+            host: self.host,
             worst_case_ms: 0,
             bound: Bound::default(),
             highest_epoch: self.highest,

@@ -12,4 +12,5 @@ mod limits;
 mod restart;
 mod stock;
 mod stock_client;
+mod unaware;
 mod violations;
