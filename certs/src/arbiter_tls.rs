@@ -69,6 +69,17 @@ pub enum AcceptError {
     /// The client's certificate is trusted but names nobody.
     #[error("the client is refused: {0}")]
     Identity(IdentityError),
+    /// The client's certificate is trusted, and for another cluster than the client says it is of.
+    #[error(
+        "the client is refused: it says that its cluster is {said:?}, and its certificate is for \
+         {certified:?}: if the cluster was renamed, enrol it under its new name"
+    )]
+    OtherCluster {
+        /// What it says; the beginning, if that is long.
+        said: String,
+        /// The name in the certificate.
+        certified: String,
+    },
     /// The client's certificate is not trusted: foreign, expired or not valid yet.
     #[error(
         "the client's certificate is refused ({0}): compare its authority, its dates and both \

@@ -18,8 +18,8 @@ use protocol::vote::Algorithm::{self, Ffsplit, Lms, TwoNodeLms};
 use protocol::vote::TieBreaker;
 
 use lab::conf::{Arbiter, Heuristics, Plan, Stack, word};
-use lab::pki::Pki;
-use lab::rows::{self, ROWS, Row, halves, values};
+use lab::pki::{Maker, Pki, Pkis};
+use lab::rows::{self, ROWS, Row, halves, tls_version, values};
 use lab::watch::Run;
 use lab::{At, HAGUARD, Lab, Role, several, table};
 
@@ -162,7 +162,8 @@ fn judge(head: &[&str], results: Vec<(Vec<String>, Cells)>) {
     assert_eq!(failed, 0, "rows of the table above");
 }
 
-/// What the arbiter's own tool says of each client has to be what the row is about.
+/// What the arbiter's own tool and each device say of their connection has to be what the row is
+/// about.
 fn as_configured(lab: &Lab, row: &Row) -> Result<(), String> {
     let text = lab.text(At::Arbiter, &["corosync-qnetd-tool", "-lv"]);
     let count = |words: &str| text.lines().filter(|line| line.trim_start() == words).count();
@@ -172,7 +173,18 @@ fn as_configured(lab: &Lab, row: &Row) -> Result<(), String> {
     let heuristics = heuristics.filter(|line| line.starts_with("Heuristics:\t\tPass")).count();
     let looked = if row.4 == Heuristics::Off { 0 } else { nodes };
     let is_it = count(tls) == nodes && heuristics == looked;
-    is_it.then_some(()).ok_or_else(|| format!("the arbiter does not say so:\n{text}"))
+    if !is_it {
+        return Err(format!("the arbiter does not say so:\n{text}"));
+    }
+    let version = tls_version(row);
+    for node in lab.nodes() {
+        let log = lab.whole_log(At::Node(node), Role::Device);
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("TLSv")).collect();
+        if lines.is_empty() || !lines.iter().all(|line| line.contains(version)) {
+            return Err(format!("the device of node {node} does not say {version}: {lines:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Up, cut, healed: how long each took.
@@ -207,7 +219,7 @@ fn every_kind(stack: Stack) {
     if !lab::is_possible() {
         return;
     }
-    let pki = Pki::stock();
+    let pkis = Pkis::new(Maker::Stock, Maker::Ours);
     let results = several(ROWS.len(), AT_ONCE, |at| {
         let row = &ROWS[at];
         let plan = rows::plan(row, Arbiter::Stock, stack);
@@ -215,7 +227,7 @@ fn every_kind(stack: Stack) {
         let (nodes, side) = expected(row, &faults);
         let hazards: Vec<_> = faults.iter().map(|fault| fault.hazard()).collect();
         let more = [format!("{nodes:?} in {side:?}"), hazards.join(", ")];
-        let mut lab = Lab::new(plan, &pki);
+        let mut lab = Lab::new(plan, pkis.of(row.7));
         let start = now();
         let result = measure(&mut lab, row).map_err(|wrong| with_logs(&lab, start, &wrong));
         ([&values(row)[..], &more].concat(), result)

@@ -105,17 +105,26 @@ impl Plan {
 
     /// The configuration of every node, ours too: it is one file format.
     pub(crate) fn corosync_conf(&self) -> String {
+        self.corosync_conf_of(CLUSTER, 1..=self.nodes)
+    }
+
+    /// The same for a cluster of another name, of some of the nodes.
+    pub(crate) fn corosync_conf_of(
+        &self,
+        cluster: &str,
+        nodes: impl IntoIterator<Item = u32>,
+    ) -> String {
         let (token, device) = match self.timers {
             Timers::Quick => ("  token: 1000\n", "    timeout: 2000\n    sync_timeout: 6000\n"),
             Timers::Default => ("", ""),
         };
         let mut text = format!(
-            "totem {{\n  version: 2\n  cluster_name: {CLUSTER}\n  config_version: 1\n  \
+            "totem {{\n  version: 2\n  cluster_name: {cluster}\n  config_version: 1\n  \
              transport: knet\n  crypto_cipher: aes256\n  crypto_hash: sha256\n{token}}}\n\
              nodelist {{\n"
         );
         let mut add = |part: fmt::Arguments<'_>| text.write_fmt(part).unwrap();
-        for node in 1..=self.nodes {
+        for node in nodes {
             let address = self.address(node);
             add(format_args!(
                 "  node {{\n    ring0_addr: {address}\n    name: n{node}\n    nodeid: {node}\n  \

@@ -34,6 +34,16 @@ use watch::Watch;
 
 pub(crate) const HAGUARD: &str = env!("CARGO_BIN_EXE_haguard");
 
+/// The stock programs in whose place haguard is in the lab's directory `bin`.
+const NAMES: [&str; 6] = [
+    "corosync-qnetd",
+    "corosync-qnetd-certutil",
+    "corosync-qnetd-tool",
+    "corosync-qdevice",
+    "corosync-qdevice-net-certutil",
+    "corosync-qdevice-tool",
+];
+
 /// A machine of the lab.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum At {
@@ -136,9 +146,7 @@ impl Lab {
         let directory =
             std::env::temp_dir().join(format!("haguard-lab-{}-{count}", std::process::id()));
         fs::create_dir_all(directory.join("bin")).unwrap();
-        for name in
-            ["corosync-qnetd", "corosync-qnetd-tool", "corosync-qdevice", "corosync-qdevice-tool"]
-        {
+        for name in NAMES {
             symlink(HAGUARD, directory.join("bin").join(name)).unwrap();
         }
         // Ready when it has answered: until then it is not in its namespace.
@@ -329,11 +337,16 @@ impl Lab {
         self.daemons.get_mut(&(at, role)).is_some_and(Inside::is_running)
     }
 
-    /// The end of a daemon's log.
-    pub(crate) fn log(&self, at: At, role: Role) -> String {
+    /// A daemon's log.
+    pub(crate) fn whole_log(&self, at: At, role: Role) -> String {
         let path = self.place(at).join(format!("{role:?}.log"));
         let text = fs::read(path).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Its end.
+    pub(crate) fn log(&self, at: At, role: Role) -> String {
+        let text = self.whole_log(at, role);
         let from = text.lines().count().saturating_sub(12);
         text.lines().skip(from).map(|line| format!("    {line}\n")).collect()
     }
@@ -461,7 +474,7 @@ pub(crate) fn several<T: Send>(
 /// failure.
 pub(crate) fn is_possible() -> bool {
     let programs = ["/usr/sbin/corosync", "/usr/sbin/corosync-qdevice", "/usr/bin/corosync-qnetd"];
-    let tools = ["/usr/bin/certutil", "/usr/sbin/nft", "/usr/bin/openssl"];
+    let tools = ["/usr/bin/certutil", "/usr/bin/pk12util", "/usr/sbin/nft", "/usr/bin/openssl"];
     let missing = programs.iter().chain(&tools).find(|path| !Path::new(path).exists());
     let missing = match missing {
         Some(path) => Some((*path).to_owned()),

@@ -1,35 +1,137 @@
-//! Certificates for both sides of the arbiter's port, made once a test: NSS databases by the stock
-//! scripts, and the same as PEM for ours.
+//! Certificates for both sides of the arbiter's port, made once a test as people make them: by the
+//! stock programs, by ours, or on each side by another one. Whoever has made them, they are there
+//! in both forms, NSS databases and PEM files, because haguard carries them over.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use certs::issue::{Authority, Kind, Serial, Subject, Validity};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::conf::CLUSTER;
 use super::{HAGUARD, must};
 
-/// A directory with everything; removed with the value.
+/// Where an arbiter's certificates are in its `/etc/corosync`.
+pub(crate) const ARBITER_STORE: &str = "qnetd/nssdb";
+/// Where a node's are.
+pub(crate) const NODE_STORE: &str = "qdevice/net/nssdb";
+
+const ARBITER_PROGRAM: &str = "corosync-qnetd-certutil";
+const NODE_PROGRAM: &str = "corosync-qdevice-net-certutil";
+
+/// Whose programs make certificates.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Maker {
+    /// The scripts of the distribution, with NSS tools.
+    Stock,
+    /// haguard under their names.
+    Ours,
+}
+
+/// Who has made a cluster's certificates.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Made {
+    /// Everything by the stock scripts.
+    Stock,
+    /// Everything by ours, the cluster's key too.
+    Ours,
+    /// The arbiter's side by the arbiter's own program, the nodes' by the nodes' own.
+    Mixed,
+}
+
+/// The certificates of each [`Made`].
+#[derive(Debug)]
+pub(crate) struct Pkis {
+    stock: Pki,
+    ours: Pki,
+    mixed: Pki,
+}
+
+impl Pkis {
+    /// With an arbiter and nodes of these kinds.
+    pub(crate) fn new(arbiter: Maker, nodes: Maker) -> Self {
+        assert_ne!(arbiter, nodes, "that is not mixed");
+        Self { stock: Pki::stock(), ours: Pki::ours(), mixed: Pki::made(arbiter, nodes) }
+    }
+
+    pub(crate) fn of(&self, made: Made) -> &Pki {
+        match made {
+            Made::Stock => &self.stock,
+            Made::Ours => &self.ours,
+            Made::Mixed => &self.mixed,
+        }
+    }
+}
+
+/// A directory with everything; removed with the value. `arbiter`, `first` and `other` are the
+/// `/etc/corosync` of the arbiter, the first node and all others, `device` is that of a node with
+/// our device.
 #[derive(Debug)]
 pub(crate) struct Pki {
     directory: PathBuf,
 }
 
-/// Runs a stock script on a host's `/etc/corosync`, which is `etc`.
-fn script(etc: &Path, words: &[&str]) {
-    let bind = "mount --bind $0 /etc/corosync && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", bind]).arg(etc).args(words);
-    must(command.stdin(Stdio::null()));
-}
-
 impl Pki {
+    /// Everything by the stock scripts; ours import it.
+    pub(crate) fn stock() -> Self {
+        Self::made(Maker::Stock, Maker::Stock)
+    }
+
+    /// Everything by ours; the stock programs are given what they need.
+    pub(crate) fn ours() -> Self {
+        Self::made(Maker::Ours, Maker::Ours)
+    }
+
+    /// The authority, the arbiter's certificate and the signature by `arbiter`, the cluster's key
+    /// and request by `nodes`.
+    pub(crate) fn made(arbiter: Maker, nodes: Maker) -> Self {
+        let pki = Self::empty(&format!("{arbiter:?}-{nodes:?}"));
+        pki.run(arbiter, "arbiter", ARBITER_PROGRAM, &["-i", "-G"]);
+        let (asking, waiting): (_, &[_]) = match nodes {
+            Maker::Stock => ("first", &["other"]),
+            Maker::Ours => ("device", &["first", "other"]),
+        };
+        pki.trust(nodes, asking);
+        pki.run(nodes, asking, NODE_PROGRAM, &["-r", "-n", CLUSTER]);
+        let request = pki.path(asking).join(NODE_STORE).join("qdevice-net-node.crq");
+        fs::copy(request, pki.path("arbiter/request")).unwrap();
+        let sign = ["-s", "-c", "/etc/corosync/request", "-n", CLUSTER];
+        pki.run(arbiter, "arbiter", ARBITER_PROGRAM, &sign);
+        let signed = pki.path("arbiter").join(ARBITER_STORE).join(format!("cluster-{CLUSTER}.crt"));
+        fs::copy(signed, pki.path(asking).join("cluster.crt")).unwrap();
+        pki.run(nodes, asking, NODE_PROGRAM, &["-M", "-c", "/etc/corosync/cluster.crt"]);
+        let bundle = pki.path(asking).join(NODE_STORE).join("qdevice-net-node.p12");
+        for node in waiting {
+            pki.trust(Maker::Stock, node);
+            fs::copy(&bundle, pki.path(node).join("cluster.p12")).unwrap();
+            pki.run(Maker::Stock, node, NODE_PROGRAM, &["-m", "-c", "/etc/corosync/cluster.p12"]);
+        }
+        match nodes {
+            Maker::Stock => pki.import("first", NODE_STORE, &pki.path("device").join(NODE_STORE)),
+            Maker::Ours => {}
+        }
+        let store = Path::new("/etc/corosync").join(ARBITER_STORE);
+        match arbiter {
+            Maker::Stock => pki.import("arbiter", ARBITER_STORE, &store),
+            Maker::Ours => {
+                let export = ["certs", "export", "--nssdb", &store.display().to_string()];
+                pki.inside("arbiter", HAGUARD, &export);
+            }
+        }
+        pki
+    }
+
     fn empty(name: &str) -> Self {
-        let name = format!("haguard-lab-{}-{name}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("haguard-lab-{}-{name}-{count}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        for place in ["arbiter/qnetd", "first/qdevice/net", "other/qdevice/net"] {
+        for place in ["bin", "arbiter/qnetd", "first/qdevice/net", "other/qdevice/net"] {
             fs::create_dir_all(directory.join(place)).unwrap();
+        }
+        fs::create_dir_all(directory.join("device/qdevice/net")).unwrap();
+        for program in [ARBITER_PROGRAM, NODE_PROGRAM] {
+            symlink(HAGUARD, directory.join("bin").join(program)).unwrap();
         }
         let pki = Self { directory };
         // Between our nodes: a certificate each, of an authority of their own.
@@ -43,84 +145,38 @@ impl Pki {
         pki
     }
 
-    /// Everything by the stock scripts; the arbiter's key goes from NSS to PEM.
-    pub(crate) fn stock() -> Self {
-        let pki = Self::empty("stock");
-        let (arbiter, first) = (pki.path("arbiter"), pki.path("first"));
-        script(&arbiter, &["corosync-qnetd-certutil", "-i", "-G"]);
-        let ca = arbiter.join("qnetd/nssdb/qnetd-cacert.crt");
-        for node in ["first", "other"] {
-            fs::copy(&ca, pki.path(node).join("ca.crt")).unwrap();
-            pki.device(node, &["-i", "-c", "/etc/corosync/ca.crt"]);
-        }
-        pki.device("first", &["-r", "-n", CLUSTER]);
-        let database = Path::new("qdevice/net/nssdb");
-        let request = first.join(database).join("qdevice-net-node.crq");
-        fs::copy(request, arbiter.join("request")).unwrap();
-        let sign = ["corosync-qnetd-certutil", "-s", "-c", "/etc/corosync/request", "-n", CLUSTER];
-        script(&arbiter, &sign);
-        let signed = arbiter.join(format!("qnetd/nssdb/cluster-{CLUSTER}.crt"));
-        fs::copy(signed, first.join("cluster.crt")).unwrap();
-        pki.share();
-        let nss = arbiter.join("qnetd/nssdb");
-        let mut ca = Command::new("certutil");
-        fs::write(pki.path("ca.pem"), must(ca.args(["-L", "-a", "-n", "QNet CA", "-d"]).arg(&nss)))
-            .unwrap();
-        let bundle = pki.path("arbiter.p12");
-        let mut export = Command::new("pk12util");
-        export.args(["-n", "QNetd Cert", "-W", "", "-o"]).arg(&bundle).arg("-d").arg(&nss);
-        must(&mut export);
-        pki.to_pem(&bundle, "arbiter");
-        pki
+    /// A node is told whom to trust.
+    fn trust(&self, maker: Maker, node: &str) {
+        let ca = self.path("arbiter").join(ARBITER_STORE).join("qnetd-cacert.crt");
+        fs::copy(ca, self.path(node).join("ca.crt")).unwrap();
+        self.run(maker, node, NODE_PROGRAM, &["-i", "-c", "/etc/corosync/ca.crt"]);
     }
 
-    /// Our authority signs what the stock scripts of the nodes ask for, and the arbiter's
-    /// certificate; there is no NSS database for an arbiter.
-    pub(crate) fn ours() -> Self {
-        let pki = Self::empty("ours");
-        #[expect(clippy::disallowed_methods, reason = "a certificate is valid by the wall clock")]
-        let validity = Validity::starting(std::time::SystemTime::now());
-        let authority = Authority::create(Kind::Own, Serial(101), validity).unwrap();
-        fs::write(pki.path("ca.pem"), authority.certificate_pem()).unwrap();
-        let server = authority.issue(&Subject::Server, Serial(102), validity).unwrap();
-        fs::write(pki.path("arbiter.pem"), server.chain_pem).unwrap();
-        fs::write(pki.path("arbiter-key.pem"), server.key_pem).unwrap();
-        for node in ["first", "other"] {
-            fs::copy(pki.path("ca.pem"), pki.path(node).join("ca.crt")).unwrap();
-            pki.device(node, &["-i", "-c", "/etc/corosync/ca.crt"]);
-        }
-        pki.device("first", &["-r", "-n", CLUSTER]);
-        let request = pki.path("first/qdevice/net/nssdb/qdevice-net-node.crq");
-        let request = fs::read(request).unwrap();
-        let subject = Subject::Cluster(CLUSTER.to_owned());
-        let signed = authority.sign_request(&request, &subject, Serial(103), validity).unwrap();
-        fs::write(pki.path("first/cluster.crt"), &signed).unwrap();
-        pki.share();
-        pki
+    /// PEM files out of an NSS database.
+    fn import(&self, host: &str, store: &str, out: &Path) {
+        let from = Path::new("/etc/corosync").join(store).display().to_string();
+        let out = out.display().to_string();
+        // This machine's own arbiter, should there be one, has nothing to do with it.
+        let alone = ["--qnetd-socket", "/etc/corosync/nobody"];
+        let import = ["certs", "import", "--nssdb", &from, "--out", &out];
+        self.inside(host, HAGUARD, &[&import[..], &alone].concat());
     }
 
-    /// The first node takes its certificate in, and hands certificate and key to the others.
-    fn share(&self) {
-        self.device("first", &["-M", "-c", "/etc/corosync/cluster.crt"]);
-        let bundle = self.path("first/qdevice/net/nssdb/qdevice-net-node.p12");
-        fs::copy(&bundle, self.path("other/cluster.p12")).unwrap();
-        self.device("other", &["-m", "-c", "/etc/corosync/cluster.p12"]);
-        self.to_pem(&bundle, "cluster");
-    }
-
-    fn device(&self, node: &str, words: &[&str]) {
-        script(&self.path(node), &[&["corosync-qdevice-net-certutil"], words].concat());
-    }
-
-    /// `NAME.pem` and `NAME-key.pem` out of a bundle with an empty password.
-    fn to_pem(&self, bundle: &Path, name: &str) {
-        let convert = |what: &[&str], file: String| {
-            let mut openssl = Command::new("openssl");
-            openssl.args(["pkcs12", "-nodes", "-passin", "pass:", "-in"]).arg(bundle).args(what);
-            fs::write(self.path(&file), must(&mut openssl)).unwrap();
+    fn run(&self, maker: Maker, host: &str, program: &str, words: &[&str]) {
+        let ours = self.path("bin").join(program).display().to_string();
+        let program = match maker {
+            Maker::Stock => program,
+            Maker::Ours => &ours,
         };
-        convert(&["-clcerts", "-nokeys"], format!("{name}.pem"));
-        convert(&["-nocerts"], format!("{name}-key.pem"));
+        self.inside(host, program, words);
+    }
+
+    /// Runs a program with a host's directory as `/etc/corosync`.
+    fn inside(&self, host: &str, program: &str, words: &[&str]) {
+        let bind = "mount --bind $0 /etc/corosync && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", bind]).arg(self.path(host)).arg(program).args(words);
+        must(command.stdin(Stdio::null()));
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -9,11 +9,15 @@ use std::time::Duration;
 use haguard::command::demo::samples::now;
 
 use super::conf::{Arbiter, CLUSTER, Stack, Timers, Tls};
-use super::pki::Pki;
+use super::pki::{ARBITER_STORE, NODE_STORE, Pki};
 use super::{At, HAGUARD, Lab, Role, must, patiently, watch};
 
 /// A first start: corosync forms a ring in two seconds, and a device may try once in vain.
 const START: Duration = Duration::from_secs(40);
+
+/// A node's certificates as haguard calls them in its store, and in the lab's directory `state`.
+pub(crate) const DEVICE_FILES: [(&str, &str); 3] =
+    [("ca.pem", "ca.pem"), ("node.pem", "cluster.pem"), ("node-key.pem", "cluster-key.pem")];
 
 impl Lab {
     /// What a host has on its disk before its first boot.
@@ -23,14 +27,14 @@ impl Lab {
             fs::create_dir_all(place.join(name)).unwrap();
         }
         let etc = place.join("etc");
-        let take = |from: &str, to: &str| {
-            fs::copy(pki.path(from), place.join("state").join(to)).unwrap();
+        let take = |from: PathBuf, to: &str| {
+            fs::copy(from, place.join("state").join(to)).unwrap();
         };
-        take("ca.pem", "ca.pem");
         match at {
             At::Arbiter => {
-                take("arbiter.pem", "arbiter.pem");
-                take("arbiter-key.pem", "arbiter-key.pem");
+                for name in ["ca.pem", "arbiter.pem", "arbiter-key.pem"] {
+                    take(pki.path("arbiter").join(ARBITER_STORE).join(name), name);
+                }
                 let timers = match self.plan.timers {
                     Timers::Quick => "device-timeout = \"2 s\"\nsync-timeout = \"6 s\"\n",
                     Timers::Default => "",
@@ -40,12 +44,13 @@ impl Lab {
                 fs::write(place.join("state/qnetd.toml"), config).unwrap();
                 copy_tree(&pki.path("arbiter"), &etc);
                 if self.plan.tls == Tls::Old && self.plan.arbiter == Arbiter::Stock {
-                    forbid_new_tls(&etc.join("qnetd/nssdb/pkcs11.txt"));
+                    forbid_new_tls(&etc.join(ARBITER_STORE).join("pkcs11.txt"));
                 }
             }
             At::Node(node) => {
-                take("cluster.pem", "cluster.pem");
-                take("cluster-key.pem", "cluster-key.pem");
+                for (from, to) in DEVICE_FILES {
+                    take(pki.path("device").join(NODE_STORE).join(from), to);
+                }
                 copy_tree(&pki.path(&format!("own/n{node}")), &place.join("own"));
                 copy_tree(&pki.path(if node == 1 { "first" } else { "other" }), &etc);
                 fs::write(etc.join("corosync.conf"), self.plan.corosync_conf()).unwrap();
@@ -54,7 +59,7 @@ impl Lab {
                 fs::write(&key, [0x5a; 256]).unwrap();
                 fs::set_permissions(key, fs::Permissions::from_mode(0o400)).unwrap();
                 if self.plan.tls == Tls::Old {
-                    forbid_new_tls(&etc.join("qdevice/net/nssdb/pkcs11.txt"));
+                    forbid_new_tls(&etc.join(NODE_STORE).join("pkcs11.txt"));
                 }
             }
         }
@@ -242,7 +247,7 @@ impl Lab {
 }
 
 /// Our daemons' flags on a node: where the state is, and the PEM files in `folder`.
-fn ours_at(place: &Path, folder: &str, name: &str) -> Vec<String> {
+pub(crate) fn ours_at(place: &Path, folder: &str, name: &str) -> Vec<String> {
     let file = |name: String| place.join(folder).join(name).display().to_string();
     let state = place.join("state").display().to_string();
     let flags = [

@@ -52,7 +52,11 @@ pub(super) fn check_for(options: &Options, welcome: &Welcome) -> anyhow::Result<
         .and_then(|identity| identity.may_act_as(&cluster, Some(welcome.node)))
         .with_context(|| {
             let file = options.tls_cert.display();
-            format!("{file}: not a certificate for node {} of {cluster}", welcome.node)
+            format!(
+                "{file}: is not for node {} of cluster {cluster}: if the cluster was renamed, \
+                 enrol it under its new name",
+                welcome.node
+            )
         })
 }
 

@@ -13,7 +13,7 @@ use protocol::qnet::{Deframer, Frame, FrameError, Message, MessageType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Happening;
 use super::credentials::Clients;
@@ -136,6 +136,10 @@ impl Line {
             client.connect(socket, call.limit).await.map_err(|error| error.to_string())
         });
         let mut stream = secured.await?;
+        let version = stream.get_ref().1.protocol_version().and_then(|version| version.as_str());
+        // The library's names are identifiers: TLSv1_3.
+        let version = version.unwrap_or("tls").replace('_', ".");
+        info!("{version} with the arbiter at {}", call.target);
         report(&self.reports, self.number, Report::Secured).await;
         self.carry(&mut stream).await?;
         Err("tls was asked for twice".to_owned())

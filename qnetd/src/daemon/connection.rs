@@ -8,11 +8,13 @@ use std::io::Cursor;
 use std::time::Duration;
 
 use certs::{AcceptError, ArbiterTls, TlsStream};
-use protocol::qnet::{Deframer, Frame, FrameError};
+use protocol::ids::ClusterName;
+use protocol::qnet::{Deframer, Frame, FrameError, Message, MessageType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::{debug, info};
 
 use crate::core::{ClientId, Peer};
 
@@ -21,6 +23,9 @@ const READ_BYTES: usize = 4096;
 
 /// How long a client that is closed may take to read what is queued for it.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// Characters of a name in the log: a client may say one as long as a message.
+const NAME_CHARS_MAX: usize = 64;
 
 /// Places in a client's queue beside the messages: one [`Command::StartTls`].
 pub(super) const CONTROL_SLOTS: usize = 1;
@@ -90,11 +95,12 @@ enum Leaving {
 impl Line {
     /// Serves a connection to its end.
     pub(super) async fn serve(mut self, mut socket: TcpStream) {
-        let gone = match self.converse(&mut socket).await {
+        let mut named = None;
+        let gone = match self.converse(&mut socket, &mut named).await {
             Leaving::Gone(gone) => gone,
             Leaving::StartTls(tls, read_ahead) => {
-                match self.secure(socket, tls, read_ahead).await {
-                    Ok(mut stream) => match self.converse(&mut stream).await {
+                match self.secure(socket, tls, read_ahead, named).await {
+                    Ok(mut stream) => match self.converse(&mut stream, &mut None).await {
                         Leaving::Gone(gone) => gone,
                         // The machine starts TLS once.
                         Leaving::StartTls(..) => Gone::Closed,
@@ -112,22 +118,40 @@ impl Line {
         socket: TcpStream,
         tls: ArbiterTls,
         read_ahead: Vec<u8>,
+        named: Option<ClusterName>,
     ) -> Result<TlsStream<TcpStream>, Gone> {
-        let stream = tokio::select! {
+        let address = socket.peer_addr()?;
+        let mut stream = tokio::select! {
             accepted = tls.accept(socket, read_ahead, self.handshake_limit) => accepted?,
             _ = &mut self.closing => return Err(Gone::Closed),
         };
         let peer = stream
             .peer()
             .map(|identity| Peer { cluster: identity.cluster.clone(), node: identity.node });
+        let (ip, port, version) = (address.ip(), address.port(), stream.version());
+        match (&peer, named) {
+            // The machine would refuse it too. Here both names are known, for the log.
+            (Some(peer), Some(said)) if peer.cluster != said => {
+                let (said, certified) = (shortened(&said), shortened(&peer.cluster));
+                // It is not told why, as by the stock daemon (wire 2.3).
+                let _ = timeout(FLUSH_LIMIT, stream.shutdown()).await;
+                return Err(AcceptError::OtherCluster { said, certified }.into());
+            }
+            (Some(peer), Some(_) | None) => {
+                let cluster = shortened(&peer.cluster);
+                info!("{ip}:{port}: {version} with a certificate for cluster {cluster:?}");
+            }
+            // A stranger does not fill the log.
+            (None, Some(_) | None) => debug!("{ip}:{port}: {version} without a certificate"),
+        }
         self.report(Report::Secured(peer)).await?;
         Ok(stream)
     }
 
     /// Carries messages until the stream is left. Reads only when there is nothing to write, or
     /// the client does not take it: then its answers pile up in its queue until that is full, and
-    /// it is closed.
-    async fn converse<S>(&mut self, stream: &mut S) -> Leaving
+    /// it is closed. `named` is set to the cluster that the client says it is of.
+    async fn converse<S>(&mut self, stream: &mut S, named: &mut Option<ClusterName>) -> Leaving
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -140,6 +164,9 @@ impl Line {
         let mut busy = false;
         loop {
             if !busy && let Some(report) = input.next_message(&mut deframer) {
+                if let Report::Message(frame) = &report {
+                    note_name(frame, named);
+                }
                 if let Err(gone) = self.report(report).await {
                     return Leaving::Gone(gone);
                 }
@@ -219,6 +246,20 @@ async fn send_some<W: AsyncWrite + Unpin>(
         0 => Err(std::io::ErrorKind::WriteZero.into()),
         _ => Ok(false),
     }
+}
+
+/// Keeps the cluster's name of a Preinit.
+fn note_name(frame: &Frame, named: &mut Option<ClusterName>) {
+    if frame.kind == MessageType::Preinit as u16
+        && let Ok(preinit) = Message::decode(frame)
+    {
+        *named = preinit.options.cluster_name.or(named.take());
+    }
+}
+
+/// A name as far as it belongs into a line of the log.
+fn shortened(name: &ClusterName) -> String {
+    name.to_string().chars().take(NAME_CHARS_MAX).collect()
 }
 
 /// Bytes that were read and not yet cut into messages.
