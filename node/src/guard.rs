@@ -27,7 +27,6 @@ use anyhow::{Context, bail};
 use host::clock::{self, Clock};
 use host::corosync::{Info, Libraries, Notice};
 use host::lock::Lock;
-use protocol::status::DeviceStatus;
 use protocol::time::{HostInstant, Hurry, Time};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::JoinSet;
@@ -79,7 +78,8 @@ struct Daemon {
     gone: bool,
     reports: Receiver<Report>,
     words: Receiver<Word>,
-    device: Option<DeviceStatus>,
+    /// Its last one.
+    device: Option<Word>,
     /// None for an observer.
     keeping: Option<Keeping>,
     keeper: Option<State>,
@@ -277,7 +277,7 @@ impl Daemon {
         let reading = clock::read();
         let now = self.clock.now();
         let lease = word.lease().map(|end| end.remaining(reading)).filter(|left| !left.is_zero());
-        self.device = Some(word.status);
+        self.device = Some(word);
         self.tell(Event::Device { lease: lease.map(|left| now + left) });
     }
 

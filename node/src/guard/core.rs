@@ -7,7 +7,7 @@
 //! | state | petted until |
 //! |---|---|
 //! | quorate | the last proof + B ([`timing`]); where the quorum needs our device, not after its lease |
-//! | frozen: a change of members is under way | the same; the end of the lease where the remaining votes and our device reach the quorum; the last proof + S with a stock device |
+//! | frozen: a change of members is under way, or was until the next answer | the same; the end of the lease where the remaining votes and our device reach the quorum; the last proof + S with a stock device |
 //! | inquorate | its beginning |
 //! | corosync silent, or gone without having been stopped | the last proof + B |
 //!
@@ -131,6 +131,18 @@ pub enum Action {
     Alarm(String),
 }
 
+/// A change of members.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Change {
+    /// There is none: an answer has proven the quorum in this ring.
+    None,
+    /// It is under way: votequorum answers with the old quorum.
+    UnderWay,
+    /// It is over, as a notification says, which proves nothing: what held until now holds until
+    /// the next answer.
+    Over,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Proof {
     at: Time,
@@ -149,8 +161,7 @@ pub struct Guard {
     proof: Option<Proof>,
     ring: Option<RingId>,
     members: BTreeSet<NodeId>,
-    /// A change of members is under way.
-    changing: bool,
+    change: Change,
     /// Our device has answered at least once; the end of its lease.
     lease: Option<Time>,
     /// What the keeper was told last.
@@ -174,7 +185,7 @@ impl Guard {
             proof: None,
             ring: None,
             members: BTreeSet::new(),
-            changing: false,
+            change: Change::None,
             lease: None,
             granted: None,
             armed: false,
@@ -196,13 +207,17 @@ impl Guard {
             Event::Misconfigured(why) => self.refuse(Some(why)),
             Event::Ring(ring, members) => {
                 // The same one is said again at the beginning of a connection.
-                self.changing |= self.ring != Some(ring);
+                if self.ring != Some(ring) {
+                    self.change = Change::UnderWay;
+                }
                 self.ring = Some(ring);
                 self.members = members;
             }
             Event::Quorum { quorate, members } => {
                 self.members = members;
-                self.changing = false;
+                if self.change == Change::UnderWay {
+                    self.change = Change::Over;
+                }
                 if !quorate {
                     self.inquorate(now);
                 }
@@ -216,7 +231,7 @@ impl Guard {
                 }
             }
             Event::Gone(why) => {
-                self.changing = false;
+                self.change = Change::None;
                 if self.reason != why {
                     self.actions.push_back(Action::Alarm(why.clone()));
                 }
@@ -267,9 +282,9 @@ impl Guard {
     /// The state now, its end if nothing more is heard, and why it is no better.
     pub fn state(&self, now: Time) -> (QuorumState, Option<Time>, &str) {
         let until = self.until().filter(|until| now < *until && self.ended.is_none());
-        match (until, self.changing) {
-            (Some(until), false) => (QuorumState::Quorate, Some(until), ""),
-            (Some(until), true) => {
+        match (until, self.change) {
+            (Some(until), Change::None) => (QuorumState::Quorate, Some(until), ""),
+            (Some(until), Change::UnderWay | Change::Over) => {
                 (QuorumState::Frozen, Some(until), "corosync's members are changing")
             }
             (None, _) => {
@@ -313,7 +328,9 @@ impl Guard {
         self.answer = Some(answer);
         if !answer.quorate {
             self.inquorate(now);
-        } else if !self.changing && self.proof.is_none_or(|proof| proof.at < asked) {
+        } else if self.change != Change::UnderWay && self.proof.is_none_or(|proof| proof.at < asked)
+        {
+            self.change = Change::None;
             self.proof = Some(Proof { at: asked, answer });
         }
     }
@@ -329,13 +346,14 @@ impl Guard {
         let (Some(proof), Some(cluster)) = (self.proof, &self.cluster) else { return None };
         let watchdog = self.settings.limits.watchdog;
         let believed = proof.at + timing::belief(cluster, watchdog);
+        let changing = self.change != Change::None;
         Some(match (self.device(), self.lease) {
             (DeviceKind::Ours, Some(lease)) => {
-                let frozen = self.changing && self.reaches(&proof.answer, cluster);
+                let frozen = changing && self.reaches(&proof.answer, cluster);
                 let until = if frozen { believed.max(lease) } else { believed };
                 if proof.answer.needs_device() { until.min(lease) } else { until }
             }
-            (DeviceKind::Stock, _) if self.changing && proof.answer.registered => {
+            (DeviceKind::Stock, _) if changing && proof.answer.registered => {
                 // A longer one is refused; where it came with a reload the reset comes in time.
                 let sync = cluster.sync_timeout.unwrap_or(Duration::ZERO).min(watchdog);
                 believed.max(proof.at + sync)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use host::clock;
 use protocol::ids::ViewId;
 use protocol::status::{
     DeviceStatus, NodeStatus, PeerStatus, QuorumState, VoteStatus, WatchdogStatus,
@@ -59,7 +60,7 @@ fn status(now: Time, daemon: &Daemon) -> NodeStatus {
 fn device(daemon: &Daemon) -> Option<DeviceStatus> {
     match daemon.guard.device() {
         DeviceKind::None => None,
-        DeviceKind::Ours => daemon.device.clone(),
+        DeviceKind::Ours => daemon.device.as_ref().map(|word| word.at(clock::read())),
         DeviceKind::Stock => {
             let answer = daemon.guard.answer().unwrap_or_default();
             let state = if answer.registered { "registered" } else { "not registered" };

@@ -29,7 +29,7 @@ impl Device {
                 let left = said.load(Ordering::Relaxed).saturating_sub(now());
                 let vote = if left > 0 { "ack" } else { "none" };
                 let answer = format!(
-                    "{{\"state\":\"connected\",\"vote\":\"{vote}\",\"lease_remaining_ms\":{left},\
+                    "OK\n{{\"state\":\"connected\",\"vote\":\"{vote}\",\"lease_remaining_ms\":{left},\
                      \"epoch\":1,\"arbiter\":\"192.0.2.7:5403\",\"arbiter_id\":null}}\n"
                 );
                 // A guard that has been killed does not read it.

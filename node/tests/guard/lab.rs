@@ -71,7 +71,7 @@ pub(crate) fn poll<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Opti
 
 /// The clock of the watchdog's log, in milliseconds.
 pub(crate) fn now() -> u64 {
-    millis(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()))
+    millis(Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -226,6 +226,39 @@ fn a_frozen_node_goes_on_to_the_end_of_its_lease_where_that_reaches_the_quorum()
 }
 
 #[test]
+fn a_change_that_ends_well_after_the_bound_of_the_last_proof_takes_nothing_back() {
+    let mut ours = Bench::ours();
+    ours.lease(50, Some(1000));
+    ours.answer(100, votes(2, true));
+    ours.armed(110);
+    ours.change(200, 2, &[1]);
+    assert_eq!(ours.lease(2000, Some(3000)), until(3000));
+    let mut stock = Bench::new(Some(4000));
+    stock.answer(100, votes(2, true));
+    stock.armed(110);
+    assert_eq!(stock.change(200, 2, &[1]), until(4100));
+    for mut bench in [ours, stock] {
+        assert_eq!(bench.quorum(200 + B, true, &[1]), [], "a notification holds");
+        assert_eq!(bench.state(200 + B), QuorumState::Frozen, "and proves nothing");
+        bench.lease(210 + B, Some(9000));
+        assert_eq!(bench.answer(250 + B, votes(1, true)), until(250 + 2 * B));
+        assert_eq!(bench.state(250 + B), QuorumState::Quorate);
+    }
+}
+
+#[test]
+fn a_change_that_ended_without_an_answer_is_believed_no_longer_than_the_change() {
+    let mut bench = Bench::new(Some(4000));
+    bench.answer(100, votes(2, true));
+    bench.armed(110);
+    bench.change(200, 2, &[1]);
+    bench.quorum(3000, true, &[1]);
+    assert_eq!(bench.0.deadline(), Some(at(4100)));
+    bench.tell(4100, Event::Timeout);
+    assert_eq!(bench.answer(4200, votes(1, true)), []);
+}
+
+#[test]
 fn a_frozen_node_whose_votes_do_not_reach_the_quorum_has_only_what_it_had() {
     let mut bench = Bench::ours();
     bench.lease(50, Some(10_000));

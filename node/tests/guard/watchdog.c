@@ -1,6 +1,6 @@
 /* A watchdog device for one process, preloaded: the file HAGUARD_TEST_WATCHDOG behaves like
  * /dev/watchdogN, and HAGUARD_TEST_WATCHDOG.log gets a line for everything that is done to it:
- * CLOCK_MONOTONIC in milliseconds, and what. Nothing of it resets a machine, and neither can the
+ * CLOCK_BOOTTIME in milliseconds, and what. Nothing of it resets a machine, and neither can the
  * process: reboot(2) is a line too, and the end of the process. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +21,7 @@ static void note(const char *what)
 {
     char path[512], line[64];
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_BOOTTIME, &now);
     snprintf(path, sizeof path, "%s.log", getenv("HAGUARD_TEST_WATCHDOG"));
     int length = snprintf(line, sizeof line, "%lld %s\n",
                           now.tv_sec * 1000LL + now.tv_nsec / 1000000, what);
