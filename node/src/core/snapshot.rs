@@ -50,7 +50,7 @@ impl Node {
                 bound_ms: self.config.bound.bound_ms,
             },
             peers: self.peers.keys().map(|node| (node.0, self.peer_status(now, *node))).collect(),
-            fencing: self.fencing(now),
+            fencing: self.fencing(now, state),
             resources: self.resource(state).into_iter().collect(),
             warnings: self.warnings(),
         }
@@ -74,7 +74,7 @@ impl Node {
         let Some(ballot) = &self.current else {
             return "no view yet: looking for the other nodes".to_owned();
         };
-        if let Some(text) = self.hindrance(now) {
+        if let Some(text) = self.hindrance_text(now) {
             return text;
         }
         if self.durable.forgotten {
@@ -111,12 +111,17 @@ impl Node {
     }
 
     /// By node outside the view: what recovery waits for.
-    fn fencing(&self, now: Time) -> BTreeMap<u32, String> {
+    fn fencing(&self, now: Time, state: QuorumState) -> BTreeMap<u32, String> {
         let Some(ballot) = &self.current else { return BTreeMap::new() };
-        let outside = self.outside(ballot).into_iter();
+        let outside = self.outside(ballot);
         let text = |node| match self.recovery_waits_for(now, node) {
             None if self.outside_since.contains_key(&node) => {
                 "its bound has passed: its services have ended".to_owned()
+            }
+            // Quorate since this very moment: its bound begins with the next event.
+            None if state == QuorumState::Quorate => {
+                let bound_ms = self.durable.bounds.get(&node).map_or(0, |bound| bound.bound_ms);
+                format!("waits {bound_ms} ms for the bound of node {node}")
             }
             None => "not quorate: nothing is recovered".to_owned(),
             Some((text, None)) => format!("waits for the operator: {text}"),
