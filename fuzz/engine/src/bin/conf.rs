@@ -1,0 +1,4 @@
+#![no_main]
+//! See `targets::files::conf`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::files::conf(data));
