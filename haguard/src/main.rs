@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use ::qdevice::config::Places;
 use clap::{Args, Parser, Subcommand};
-use haguard::command::{certs, certutil, demo, node, qdevice, qnetd, status};
+use haguard::command::{certs, certutil, demo, node, qdevice, qnetd, simulate, status};
 use haguard::screen;
 
 /// Keeps a two-node or even-sized cluster consistent when its network splits
@@ -36,6 +36,8 @@ enum Verb {
     Certs(certs::Options),
     /// Show the main job on this machine: no root, no other software, under a minute
     Demo(demo::Options),
+    /// Try to break the safety rules: the machines of all daemons on a virtual clock, with faults
+    Simulate(simulate::Options),
     /// The network of a demo
     #[command(hide = true)]
     DemoRelay(demo::relay::Options),
@@ -84,6 +86,7 @@ fn run(verb: Verb) -> ExitCode {
         Verb::Status(options) => ("status", status::run(&options)),
         Verb::Certs(options) => ("certs", certs::run(&options).map(|()| ExitCode::SUCCESS)),
         Verb::Demo(options) => ("demo", demo::run(&options)),
+        Verb::Simulate(options) => ("simulate", simulate::run(&options)),
         Verb::DemoRelay(options) => {
             ("demo-relay", demo::relay::run(&options).map(|()| ExitCode::SUCCESS))
         }

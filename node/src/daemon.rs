@@ -20,7 +20,7 @@ pub(crate) mod realtime;
 mod reload;
 mod setup;
 pub(crate) mod status;
-mod translate;
+pub mod translate;
 
 use std::time::Duration;
 

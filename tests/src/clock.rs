@@ -1,9 +1,11 @@
 //! The clock of one process, and the numbers that stand for chance.
 
+use std::time::Duration;
+
 use protocol::rng::Rng;
 use protocol::time::Time;
 
-const MILLION: u128 = 1_000_000;
+const MILLION: u64 = 1_000_000;
 
 /// What a process reads as time: microseconds since its start, by a clock that is a little fast
 /// or slow. World time, in which the simulator itself counts, has no skew.
@@ -24,9 +26,13 @@ impl Clock {
 
     /// The local time at a world time.
     pub(crate) fn at(&self, world: Time) -> Time {
-        let elapsed = u128::from(world.0.saturating_sub(self.zero.0));
-        let local = elapsed * u128::from(self.rate) / MILLION;
-        Time(u64::try_from(local).unwrap_or(u64::MAX))
+        let elapsed = world.0.saturating_sub(self.zero.0);
+        Time(elapsed.checked_mul(self.rate).map_or(u64::MAX, |local| local / MILLION))
+    }
+
+    /// The same clock, had it stood still for that long.
+    pub(crate) fn delayed(self, by: Duration) -> Self {
+        Self { zero: self.zero + by, ..self }
     }
 
     /// The first world time at which the clock shows `local`.
@@ -34,8 +40,8 @@ impl Clock {
         if local == Time::NEVER {
             return Time::NEVER;
         }
-        let elapsed = (u128::from(local.0) * MILLION).div_ceil(u128::from(self.rate));
-        Time(self.zero.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
+        let elapsed = local.0.checked_mul(MILLION).map_or(u64::MAX, |us| us.div_ceil(self.rate));
+        Time(self.zero.0.saturating_add(elapsed))
     }
 
     /// What `other` shows when this clock shows `local`. Between two processes of one machine,

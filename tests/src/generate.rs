@@ -67,6 +67,7 @@ fn topology(rng: &mut Rng, nodes: u32) -> Topology {
         trust_process_watchdog: trust,
         prefer: (rng.below(3) > 0).then(|| 1 + pick(rng, nodes)),
         skew_percent: if rng.below(2) == 0 { 0 } else { 4 },
+        ..Topology::default()
     }
 }
 

@@ -1,18 +1,26 @@
 //! The rules that hold after every step, one function each, with the reason why they must.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod readings;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use protocol::ids::{Epoch, GrantId, NodeId, ViewId};
 use protocol::qnet::Grant;
-use protocol::status::QuorumState;
+use protocol::status::{ArbiterStatus, QuorumState};
 use protocol::time::Time;
-use protocol::times;
+use protocol::vote::Vote;
 use qnetd::core::GrantRecord;
 
-use crate::scenario::{Claim, End, Expect, How, Scenario};
-use crate::world::{Host, Running, World};
+use crate::chronicle::Chronicle;
+use crate::scenario::{Claim, End, Expect, Fault, How, OtherArbiter, Scenario, Topology};
+use crate::world::{Hosts, World};
+pub(crate) use readings::{Changes, Reading};
+
+/// Echo requests of a device whose sending is remembered: more than a minute's worth, as the
+/// device itself does.
+const ECHOES_REMEMBERED: usize = 300;
 
 /// A broken rule.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,16 +39,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a node reads of itself now.
-#[derive(Clone, Debug)]
-struct Reading {
-    node: NodeId,
-    state: QuorumState,
-    view: Option<ViewId>,
-    epoch: Epoch,
-    members: Vec<NodeId>,
-}
-
 /// An expectation and whether it has been met.
 #[derive(Clone, Debug)]
 struct Watched {
@@ -53,6 +51,10 @@ struct Watched {
 pub struct Monitor {
     broken: Option<(&'static str, String)>,
     readings: Vec<Reading>,
+    /// Nodes whose service is alive, and how many children of keepers there are.
+    services: (Vec<NodeId>, usize),
+    /// Every rule is looked at after every step, whether it can have been broken or not.
+    in_full: bool,
     epochs: BTreeMap<Epoch, ViewId>,
     stored: BTreeMap<NodeId, Epoch>,
     granted: Option<GrantId>,
@@ -70,6 +72,16 @@ pub struct Monitor {
     quorum: usize,
     whole_since: Option<Time>,
     expects: Vec<Watched>,
+    /// Faults whose beginning or end is still to be told.
+    untold: Vec<(Time, bool, Fault)>,
+    chronicle: Chronicle,
+    serving: BTreeSet<NodeId>,
+    told: BTreeMap<End, Vote>,
+    /// Until when a life of a device may cast the vote of a grant in a view, by its own clock (rule
+    /// S2).
+    leases: BTreeMap<(NodeId, u64, GrantId, ViewId), Time>,
+    /// When a device sent its echo requests, by its own clock: the newest.
+    echoes: BTreeMap<NodeId, VecDeque<(u64, u32, Time)>>,
     /// How often a node became QUORATE.
     pub became_quorate: u64,
     /// How often the service was started.
@@ -88,13 +100,37 @@ impl Monitor {
             device_votes: votes(scenario.topology.device_votes()),
             quorum: votes(scenario.topology.quorum()),
             expects: expects.map(|expect| Watched { expect, seen: false }).collect(),
+            // corosync-qnetd remembers no epochs.
+            amnesia: scenario.faults.iter().any(|timed| {
+                matches!(timed.fault, Fault::OtherArbiter { kind: OtherArbiter::Stock, .. })
+            }),
+            untold: untold(scenario),
+            // Only what somebody keeps is told.
+            chronicle: Chronicle::new(!scenario.name.is_empty()),
             ..Self::default()
         }
+    }
+
+    /// The members of each view in which a node is QUORATE.
+    pub(crate) fn quorate_views(&self) -> impl Iterator<Item = &[NodeId]> {
+        let quorate = self.readings.iter().filter(|r| r.state == QuorumState::Quorate);
+        quorate.map(|reading| reading.members.as_slice())
     }
 
     /// A rule that is checked where it could be broken.
     pub(crate) fn report(&mut self, rule: &'static str, text: String) {
         self.broken.get_or_insert((rule, text));
+    }
+
+    /// What a person would tell of the run; empty unless the scenario has a name.
+    pub fn chronicle(&self) -> &str {
+        self.chronicle.text()
+    }
+
+    /// Adds a line to what is told.
+    pub(crate) fn note(&mut self, at: Time, who: impl fmt::Display, what: fmt::Arguments<'_>) {
+        self.tell_faults(at);
+        self.chronicle.note(at, who, what);
     }
 
     /// Since when every node is QUORATE in one view and the service runs once.
@@ -133,14 +169,89 @@ impl Monitor {
     }
 
     /// S4: each grant has a higher epoch than the one before it.
-    pub(crate) fn granted(&mut self, record: &GrantRecord) {
+    pub(crate) fn granted(&mut self, at: Time, record: &GrantRecord) {
         self.arbiter_forgot = false;
+        let members: Vec<NodeId> = record.nodes.iter().copied().collect();
+        let (epoch, names) = (record.grant.epoch, Names(&members));
+        self.note(at, "arbiter", format_args!("has stored epoch {epoch} for {names}"));
         let before = self.granted.replace(record.grant);
         if let Some(before) = before
             && before.epoch >= record.grant.epoch
         {
             let text = format!("epoch {} is granted after {}", record.grant.epoch, before.epoch);
             self.report("S4", text);
+        }
+    }
+
+    /// A vote is sent: what is new of it is told.
+    pub(crate) fn vote_sent(&mut self, at: Time, to: End, vote: Vote, grant: Option<Grant>) {
+        if self.told.insert(to, vote) == Some(vote) {
+            return;
+        }
+        match grant {
+            Some(grant) => self.note(
+                at,
+                "arbiter",
+                format_args!(
+                    "tells {to} {vote} of epoch {} for {} ms",
+                    grant.id.epoch, grant.lease_ms
+                ),
+            ),
+            None => self.note(at, "arbiter", format_args!("tells {to} {vote}")),
+        }
+    }
+
+    /// A device sends an echo request; `at` is by its own clock.
+    pub(crate) fn echo_sent(&mut self, node: NodeId, stream: u64, seq: u32, at: Time) {
+        let sent = self.echoes.entry(node).or_default();
+        sent.push_back((stream, seq, at));
+        if sent.len() > ECHOES_REMEMBERED {
+            sent.pop_front();
+        }
+    }
+
+    /// The newest echo request of a device.
+    pub(crate) fn newest_echo(&self, node: NodeId) -> Option<u32> {
+        self.echoes.get(&node)?.back().map(|(_, seq, _)| *seq)
+    }
+
+    /// The arbiter sends a grant to a device: from now on it may count until then.
+    pub(crate) fn lease_sent(&mut self, node: NodeId, life: u64, stream: u64, grant: Grant) {
+        let sent = self.echoes.get(&node).into_iter().flatten().rev();
+        let anchor = sent.copied().find(|(s, seq, _)| (*s, *seq) == (stream, grant.anchor));
+        let Some((_, _, at)) = anchor else { return };
+        let until = at + Duration::from_millis(u64::from(grant.lease_ms));
+        let known = self.leases.entry((node, life, grant.id, grant.view)).or_insert(until);
+        *known = until.max(*known);
+    }
+
+    /// S2: what a device casts is a lease that the arbiter gave it, in the view that the grant
+    /// names, and no longer than from the sending of the request that the arbiter answered. It is
+    /// what the arbiter's own bound for the node is counted from.
+    pub(crate) fn vote_cast(
+        &mut self,
+        (node, life): (NodeId, u64),
+        view: ViewId,
+        grant: GrantId,
+        until: Time,
+    ) {
+        match self.leases.get(&(node, life, grant, view)) {
+            Some(known) if until <= *known => {}
+            Some(known) => {
+                let text = format!(
+                    "device {node} casts the vote of epoch {} until {until} of its clock, its \
+                     lease ends at {known}",
+                    grant.epoch
+                );
+                self.report("S2", text);
+            }
+            None => {
+                let text = format!(
+                    "device {node} casts the vote of epoch {} in {view}, for which it has no lease",
+                    grant.epoch
+                );
+                self.report("S2", text);
+            }
         }
     }
 
@@ -166,25 +277,136 @@ impl Monitor {
         }
     }
 
-    /// Every rule, after a step.
+    /// Every rule, after a step. What follows from readings alone, or from where services are, is
+    /// looked at when one of them has changed; [`Self::check_in_full`] shows that nothing is missed.
     ///
     /// # Errors
     /// The first one that is broken.
-    pub(crate) fn check(&mut self, world: &mut World) -> Result<(), Violation> {
+    pub(crate) fn check(&mut self, world: &mut World, changes: &Changes) -> Result<(), Violation> {
         let now = world.now();
-        let before = std::mem::take(&mut self.readings);
-        self.readings = world.hosts.iter().filter_map(|(n, host)| read(now, *n, host)).collect();
-        self.count_turns(&before);
-        self.one_side();
-        self.one_view_an_epoch();
-        self.one_service(world);
-        self.stopped_in_time(world);
-        self.whole(world);
-        self.expected(world);
+        let Changes { before, moved } = changes;
+        if let Some(before) = before {
+            self.count_turns(before);
+            self.one_side();
+            self.one_view_an_epoch();
+        }
+        if *moved {
+            self.one_service();
+        }
+        if !changes.is_empty() {
+            self.whole(now);
+        }
+        self.tell(world, before.as_deref());
+        self.stopped_in_time(now, &mut world.hosts, &world.scenario.topology);
+        self.expected(now, &|monitor, expect| monitor.holds(world, expect));
+        self.verdict(now)
+    }
+
+    /// Nobody but the rules looks at this run: where nothing has changed, only time can break one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.expects.is_empty() && !self.chronicle.is_on()
+    }
+
+    /// What has been broken since the last one.
+    ///
+    /// # Errors
+    /// If something has.
+    pub(crate) fn verdict(&mut self, now: Time) -> Result<(), Violation> {
         match self.broken.take() {
             Some((rule, text)) => Err(Violation { rule, at: now, text }),
             None => Ok(()),
         }
+    }
+
+    /// The rules for a cluster of corosync nodes: there are no epochs, and nodes of one ring need
+    /// not become quorate at one time.
+    ///
+    /// # Errors
+    /// The first one that is broken.
+    pub(crate) fn check_corosync(
+        &mut self,
+        now: Time,
+        readings: Vec<Reading>,
+        holds: &dyn Fn(&[Reading], &Expect) -> bool,
+    ) -> Result<(), Violation> {
+        let before = std::mem::replace(&mut self.readings, readings);
+        self.count_turns(&before);
+        self.tell_faults(now);
+        self.tell_turns(now, &before);
+        let sides = two_sides(&self.readings, false);
+        if let Some(text) = sides {
+            self.report("S1", text);
+        }
+        self.expected(now, &|monitor, expect| holds(&monitor.readings, expect));
+        match self.broken.take() {
+            Some((rule, text)) => Err(Violation { rule, at: now, text }),
+            None => Ok(()),
+        }
+    }
+
+    /// What is new since the last look, for people.
+    fn tell(&mut self, world: &World, before: Option<&[Reading]>) {
+        if !self.chronicle.is_on() {
+            return;
+        }
+        let now = world.now();
+        self.tell_faults(now);
+        if let Some(before) = before {
+            self.tell_turns(now, before);
+        }
+        let serving = world.hosts.iter().filter(|(_, host)| host.serves()).map(|(node, _)| *node);
+        let serving: BTreeSet<NodeId> = serving.collect();
+        let before = std::mem::replace(&mut self.serving, serving.clone());
+        for node in before.difference(&serving) {
+            self.note(now, End::Node(*node), format_args!("the service is gone"));
+        }
+        for node in serving.difference(&before) {
+            let epoch = self.last_start.map_or(Epoch(0), |(_, epoch)| epoch);
+            let node = End::Node(*node);
+            self.note(now, node, format_args!("the service runs, epoch {epoch}"));
+        }
+    }
+
+    fn tell_faults(&mut self, now: Time) {
+        while let Some((at, begins, fault)) = self.untold.pop_if(|(at, ..)| *at <= now) {
+            let word = if begins { "begins" } else { "ends" };
+            self.chronicle.note(at, "fault", format_args!("{word}: {fault}"));
+        }
+    }
+
+    /// Changes of state and of quorate views.
+    fn tell_turns(&mut self, now: Time, before: &[Reading]) {
+        let readings = std::mem::take(&mut self.readings);
+        for reading in &readings {
+            let old = before.iter().find(|old| old.node == reading.node);
+            let state = old.map_or(QuorumState::Inquorate, |old| old.state);
+            let moved = old.is_some_and(|old| old.view != reading.view);
+            let node = End::Node(reading.node);
+            let members = Names(&reading.members);
+            match reading.state {
+                QuorumState::Quorate if (state, moved) == (QuorumState::Quorate, false) => {}
+                // corosync's rings have none.
+                QuorumState::Quorate if reading.epoch == Epoch(0) => {
+                    self.note(now, node, format_args!("QUORATE in {members}"));
+                }
+                QuorumState::Quorate => {
+                    let epoch = reading.epoch;
+                    self.note(now, node, format_args!("QUORATE in {members}, epoch {epoch}"));
+                }
+                QuorumState::Frozen if state != QuorumState::Frozen => {
+                    self.note(now, node, format_args!("FROZEN"));
+                }
+                QuorumState::Inquorate if state != QuorumState::Inquorate => {
+                    self.note(now, node, format_args!("INQUORATE"));
+                }
+                QuorumState::Frozen | QuorumState::Inquorate => {}
+            }
+        }
+        let entitled = before.iter().filter(|old| old.state != QuorumState::Inquorate);
+        for old in entitled.filter(|old| !readings.iter().any(|new| new.node == old.node)) {
+            self.note(now, End::Node(old.node), format_args!("is gone"));
+        }
+        self.readings = readings;
     }
 
     fn count_turns(&mut self, before: &[Reading]) {
@@ -195,29 +417,10 @@ impl Monitor {
         }
     }
 
-    /// S1: while a node is QUORATE in a view, no node outside that view is QUORATE or FROZEN, and
-    /// no node is QUORATE in another view. Two halves that both still read QUORATE in their old
-    /// view, before they have noticed a cut, are one side (F1). A process that stands still is
-    /// read too: its state is what it would say if it went on now.
+    /// S1: there is one side.
     fn one_side(&mut self) {
-        let quorate = |reading: &&Reading| reading.state == QuorumState::Quorate;
-        for winner in self.readings.iter().filter(quorate) {
-            for other in self.readings.iter().filter(|other| other.node != winner.node) {
-                let outside = !winner.members.contains(&other.node);
-                let two_views = other.state == QuorumState::Quorate && other.view != winner.view;
-                if (outside && other.state != QuorumState::Inquorate) || two_views {
-                    let text = format!(
-                        "node {} is QUORATE in {} while node {} is {:?} (its view: {})",
-                        winner.node,
-                        name(winner.view),
-                        other.node,
-                        other.state,
-                        name(other.view),
-                    );
-                    self.broken.get_or_insert(("S1", text));
-                    return;
-                }
-            }
+        if let Some(text) = two_sides(&self.readings, true) {
+            self.broken.get_or_insert(("S1", text));
         }
     }
 
@@ -242,11 +445,11 @@ impl Monitor {
     }
 
     /// S6: the service is never alive on two machines. That is what all the rest is for.
-    fn one_service(&mut self, world: &World) {
-        let alive: Vec<NodeId> =
-            world.hosts.iter().filter(|(_, h)| h.serves()).map(|(n, _)| *n).collect();
+    fn one_service(&mut self) {
+        let (alive, _) = &self.services;
         if alive.len() > 1 {
-            self.report("S6", format!("the service is alive on {alive:?}"));
+            let text = format!("the service is alive on {alive:?}");
+            self.report("S6", text);
         }
     }
 
@@ -254,10 +457,9 @@ impl Monitor {
     /// [`times::STOP_PROOF`] after the entitlement of their node. The entitlement of a killed
     /// daemon lasts as long as the votes that it had counted. A paused machine is excused, because
     /// there no time is a proof (F18).
-    fn stopped_in_time(&mut self, world: &mut World) {
-        let now = world.now();
+    pub(crate) fn stopped_in_time(&mut self, now: Time, hosts: &mut Hosts, topology: &Topology) {
         let readings = &self.readings;
-        for (node, host) in &mut world.hosts {
+        for (node, host) in hosts {
             let reading = readings.iter().find(|reading| reading.node == *node);
             let mut entitled = reading.is_some_and(|r| r.state != QuorumState::Inquorate);
             if let Some((ghost, clock)) = &host.ghost {
@@ -269,7 +471,7 @@ impl Monitor {
             }
             if entitled || !host.serves() || host.paused > 0 {
                 host.entitled_at = now;
-            } else if now > host.entitled_at + times::STOP_PROOF {
+            } else if now > host.entitled_at + topology.stop_proof(*node) {
                 let text = format!(
                     "the service of node {node} is alive, entitled last at {}",
                     host.entitled_at
@@ -280,29 +482,40 @@ impl Monitor {
     }
 
     /// L1: everything is well.
-    fn whole(&mut self, world: &World) {
+    fn whole(&mut self, now: Time) {
         let first = self.readings.first();
         let one_view = self.readings.iter().all(|reading| {
             reading.state == QuorumState::Quorate
                 && reading.members.len() == self.nodes
                 && first.is_some_and(|first| first.view == reading.view)
         });
-        let alive: usize = world.hosts.values().map(|host| host.children.len()).sum();
-        let serving = world.hosts.values().filter(|host| host.serves()).count();
-        let whole = self.readings.len() == self.nodes && one_view && alive == 1 && serving == 1;
-        self.whole_since = whole.then(|| self.whole_since.unwrap_or(world.now()));
+        let (serving, children) = &self.services;
+        let once = *children == 1 && serving.len() == 1;
+        let whole = self.readings.len() == self.nodes && one_view && once;
+        self.whole_since = whole.then(|| self.whole_since.unwrap_or(now));
     }
 
-    fn holds(&self, world: &World, claim: Claim) -> bool {
+    fn holds(&self, world: &World, expect: &Expect) -> bool {
         let state = |node: NodeId| {
             let reading = self.readings.iter().find(|reading| reading.node == node);
             reading.map_or(QuorumState::Inquorate, |reading| reading.state)
         };
-        match claim {
+        match expect.what {
             Claim::Quorate(node) => state(node) == QuorumState::Quorate,
             Claim::Entitled(node) => state(node) != QuorumState::Inquorate,
             Claim::Inquorate(node) => state(node) == QuorumState::Inquorate,
             Claim::Runs(node) => world.hosts.get(&node).is_some_and(|h| h.serves()),
+            Claim::Off(node) => world.hosts.get(&node).is_some_and(|host| host.unpowered > 0),
+            Claim::ConfirmedOff(node) => world
+                .hosts
+                .get(&node)
+                .is_some_and(|host| world.models.gateway.is_confirmed_off(node, host.boot)),
+            Claim::ArbiterSays => {
+                let arbiter = &world.server.arbiter;
+                let local = arbiter.clock.at(world.now());
+                let status = arbiter.machine.as_ref().map(|machine| machine.status(local));
+                status.is_some_and(|status| says(&status, &expect.text))
+            }
             Claim::Stopped => world.hosts.values().all(|host| !host.serves()),
             Claim::Whole => self.whole_since.is_some(),
             Claim::Waits(node) => world.hosts.get(&node).is_some_and(|host| {
@@ -317,8 +530,7 @@ impl Monitor {
     }
 
     /// What the scenario expects beside the rules.
-    fn expected(&mut self, world: &World) {
-        let now = world.now();
+    fn expected(&mut self, now: Time, holds: &dyn Fn(&Self, &Expect) -> bool) {
         for index in 0..self.expects.len() {
             let Watched { expect, seen } = self.expects[index].clone();
             let (from, to) = (Time::from_millis(expect.from_ms), Time::from_millis(expect.to_ms));
@@ -331,7 +543,7 @@ impl Monitor {
                 }
                 continue;
             }
-            let holds = self.holds(world, expect.what);
+            let holds = holds(self, &expect);
             self.expects[index].seen |= holds;
             let broken = match expect.how {
                 How::Once => false,
@@ -345,16 +557,50 @@ impl Monitor {
     }
 }
 
-fn read(now: Time, node: NodeId, host: &Host) -> Option<Reading> {
-    let machine = host.node.machine.as_ref()?;
-    let local = host.node.clock().at(now);
-    Some(Reading {
-        node,
-        state: machine.state(local),
-        view: machine.view(),
-        epoch: machine.view_epoch(),
-        members: machine.members().to_vec(),
-    })
+/// S1: while a node is QUORATE in a view, no node outside that view is QUORATE or FROZEN, and no
+/// node is QUORATE in another view. Two halves that both still read QUORATE in their old view,
+/// before they have noticed a cut, are one side (F1). A process that stands still is read too: its
+/// state is what it would say if it went on now. `one_view`: members of a view become QUORATE in no
+/// other one as long as one of them is.
+pub(crate) fn two_sides(readings: &[Reading], one_view: bool) -> Option<String> {
+    let quorate = |reading: &&Reading| reading.state == QuorumState::Quorate;
+    for winner in readings.iter().filter(quorate) {
+        for other in readings.iter().filter(|other| other.node != winner.node) {
+            let outside = !winner.members.contains(&other.node);
+            let two_views =
+                one_view && other.state == QuorumState::Quorate && other.view != winner.view;
+            if (outside && other.state != QuorumState::Inquorate) || two_views {
+                return Some(format!(
+                    "node {} is QUORATE in {} while node {} is {:?} (its view: {})",
+                    winner.node,
+                    name(winner.view),
+                    other.node,
+                    other.state,
+                    name(other.view),
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// The beginnings and ends of a scenario's faults, in order.
+fn untold(scenario: &Scenario) -> Vec<(Time, bool, Fault)> {
+    let begins = scenario.faults.iter().map(|timed| (timed.at_ms, true, timed.fault.clone()));
+    let lasting = scenario.faults.iter().filter(|timed| timed.for_ms > 0);
+    let ends = lasting.map(|timed| (timed.at_ms + timed.for_ms, false, timed.fault.clone()));
+    let times =
+        begins.chain(ends).map(|(ms, begins, fault)| (Time::from_millis(ms), begins, fault));
+    let mut untold: Vec<(Time, bool, Fault)> = times.collect();
+    // The next one is taken from the end.
+    untold.sort_by_key(|(at, begins, _)| std::cmp::Reverse((*at, *begins)));
+    untold
+}
+
+/// The arbiter's status shows this text, in a remark or in what a vote waits for.
+pub(crate) fn says(status: &ArbiterStatus, text: &str) -> bool {
+    let waits = status.clusters.values().filter_map(|cluster| cluster.waiting.as_ref());
+    status.warnings.iter().chain(waits).any(|said| said.contains(text))
 }
 
 fn name(view: Option<ViewId>) -> String {
@@ -362,7 +608,19 @@ fn name(view: Option<ViewId>) -> String {
 }
 
 fn line(expect: &Expect) -> String {
-    format!("{} {:?} from {} to {} ms", expect.what, expect.how, expect.from_ms, expect.to_ms)
+    let Expect { what, text, how, from_ms, to_ms } = expect;
+    let text = if text.is_empty() { String::new() } else { format!(" {text:?}") };
+    format!("{what}{text} {how:?} from {from_ms} to {to_ms} ms")
+}
+
+/// Node ids in braces.
+pub(crate) struct Names<'a>(pub(crate) &'a [NodeId]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(NodeId::to_string).collect();
+        write!(f, "{{{}}}", names.join(","))
+    }
 }
 
 /// How long a healed cluster may take until it is whole (L1): boots, reconnects, readmission

@@ -9,11 +9,15 @@
 //! * [`run`](mod@run): running one scenario or many. [`shrink`](mod@shrink): making a failing one
 //!   small.
 //! * [`sabotage`]: what is broken on purpose, to see that the rules bite.
-//! * [`trace`]: what happened.
+//! * `model`: what has no core yet, or is not ours.
+//! * [`trace`]: what happened. `chronicle`: the few lines of it that a person would tell.
 
+mod chronicle;
 mod clock;
+pub mod explore;
 mod generate;
 pub mod invariants;
+mod model;
 mod network;
 pub mod run;
 pub mod sabotage;
@@ -22,6 +26,6 @@ pub mod shrink;
 pub mod trace;
 pub mod world;
 
-pub use run::{Options, Outcome, Report, explore, run, run_sabotaged};
+pub use run::{Options, Outcome, Report, explore, run, run_in_full, run_sabotaged};
 pub use scenario::Scenario;
 pub use shrink::shrink;

@@ -121,7 +121,9 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct Network {
     seed: u64,
-    links: BTreeMap<(End, End), Link>,
+    /// By both ends, of so many machines.
+    links: Vec<Link>,
+    machines: usize,
     /// Streams by number.
     pub(crate) streams: BTreeMap<u64, Stream>,
     /// How many streams there have been.
@@ -129,39 +131,61 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A network without faults.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, links: BTreeMap::new(), streams: BTreeMap::new(), opened: 0 }
+    /// A network without faults between the arbiter and so many nodes.
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+        let machines = nodes + 1;
+        let links = vec![Link::default(); machines * machines];
+        Self { seed, links, machines, streams: BTreeMap::new(), opened: 0 }
     }
 
-    fn link(&mut self, from: End, to: End) -> &mut Link {
-        self.links.entry((from, to)).or_default()
+    /// None between machines that are not there: a scenario may name any.
+    fn link(&mut self, from: End, to: End) -> Option<&mut Link> {
+        let place = self.place(from, to)?;
+        self.links.get_mut(place)
+    }
+
+    fn place(&self, from: End, to: End) -> Option<usize> {
+        let [from, to] = [from, to].map(|end| usize::try_from(number_of(end)).ok());
+        let to = to.filter(|to| *to < self.machines)?;
+        Some(from? * self.machines + to)
     }
 
     /// Starts or ends a cut of one direction.
     pub(crate) fn cut(&mut self, from: End, to: End, begins: bool) {
-        let link = self.link(from, to);
-        link.cuts = if begins { link.cuts + 1 } else { link.cuts.saturating_sub(1) };
+        if let Some(link) = self.link(from, to) {
+            link.cuts = if begins { link.cuts + 1 } else { link.cuts.saturating_sub(1) };
+        }
+    }
+
+    /// Nothing passes in this direction.
+    pub(crate) fn is_cut(&self, from: End, to: End) -> bool {
+        self.place(from, to)
+            .and_then(|place| self.links.get(place))
+            .is_some_and(|link| link.cuts > 0)
     }
 
     /// Starts or ends loss in both directions.
     pub(crate) fn lose(&mut self, a: End, b: End, percent: u32, begins: bool) {
         for (from, to) in [(a, b), (b, a)] {
-            toggle(&mut self.link(from, to).loss, percent, begins);
+            if let Some(link) = self.link(from, to) {
+                toggle(&mut link.loss, percent, begins);
+            }
         }
     }
 
     /// Starts or ends extra delay in both directions.
     pub(crate) fn slow(&mut self, a: End, b: End, ms: u64, begins: bool) {
         for (from, to) in [(a, b), (b, a)] {
-            toggle(&mut self.link(from, to).slow_ms, ms, begins);
+            if let Some(link) = self.link(from, to) {
+                toggle(&mut link.slow_ms, ms, begins);
+            }
         }
     }
 
     /// How long the next packet takes; `None` if it does not get through.
     pub(crate) fn packet(&mut self, from: End, to: End) -> Option<Duration> {
         let seed = self.seed;
-        let link = self.link(from, to);
+        let link = self.link(from, to)?;
         link.sent += 1;
         let number = link.sent;
         if link.cuts > 0 {

@@ -19,18 +19,22 @@ const STEPS_LIMIT: u64 = 3_000_000;
 const SHOWN: usize = 150;
 
 /// How a run ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The rule it broke.
     pub violation: Option<Violation>,
     /// World time at its end.
     pub end: Time,
-    /// How many steps it took.
+    /// How many steps it took: each is followed by a look at the rules.
     pub steps: u64,
+    /// How often a machine was told something: calls of `handle` on any of them.
+    pub core_steps: u64,
     /// Of the whole trace.
     pub hash: u64,
     /// The newest lines of the trace.
     pub trace: String,
+    /// What a person would tell of it; empty unless the scenario has a name.
+    pub chronicle: String,
     /// How often a node became QUORATE.
     pub became_quorate: u64,
     /// How often the service was started.
@@ -64,7 +68,21 @@ pub fn run(scenario: &Scenario) -> Outcome {
 
 /// Runs a scenario in which something is broken on purpose. A panic of a machine breaks S10.
 pub fn run_sabotaged(scenario: &Scenario, sabotage: Option<Sabotage>) -> Outcome {
+    if scenario.topology.corosync.is_some() {
+        return crate::model::corosync::run(scenario, sabotage);
+    }
+    drive_to_end(World::new(scenario, sabotage), scenario)
+}
+
+/// The same run with every rule looked at after every step, whether the step can have broken it or
+/// not: slow, and with the same outcome.
+pub fn run_in_full(scenario: &Scenario, sabotage: Option<Sabotage>) -> Outcome {
     let mut world = World::new(scenario, sabotage);
+    world.check_in_full();
+    drive_to_end(world, scenario)
+}
+
+fn drive_to_end(mut world: World, scenario: &Scenario) -> Outcome {
     let result = catch_unwind(AssertUnwindSafe(|| drive(&mut world, scenario)));
     let (violation, settled_in) = match result {
         Ok(Ok(settled_in)) => (None, settled_in),
@@ -81,8 +99,10 @@ pub fn run_sabotaged(scenario: &Scenario, sabotage: Option<Sabotage>) -> Outcome
         violation,
         end: world.now(),
         steps: world.steps(),
+        core_steps: world.core_steps(),
         hash: world.trace().hash(),
         trace: if failed { world.trace().tail(SHOWN) } else { String::new() },
+        chronicle: world.monitor().chronicle().to_owned(),
         became_quorate: world.monitor().became_quorate,
         starts: world.monitor().starts,
         takeovers: world.monitor().takeovers,
@@ -133,7 +153,10 @@ fn settling(scenario: &Scenario) -> Duration {
         | Fault::DiskFull { .. }
         | Fault::SlowDisk { .. }
         | Fault::Stubborn { .. }
-        | Fault::Crash { .. } => false,
+        | Fault::Crash { .. }
+        | Fault::OtherArbiter { .. }
+        | Fault::Gateway { .. }
+        | Fault::Configure { .. } => false,
     });
     if lost { SETTLING + times::LONE_LEASE_HOLD } else { SETTLING }
 }
@@ -164,6 +187,8 @@ pub struct Report {
     pub simulated: Duration,
     /// Steps of all of them.
     pub steps: u64,
+    /// How often their machines were told something.
+    pub core_steps: u64,
     /// How often a node became QUORATE.
     pub became_quorate: u64,
     /// How often the service was started.
@@ -176,25 +201,33 @@ pub struct Report {
     pub failures: Vec<(Scenario, Outcome)>,
 }
 
+impl Report {
+    /// Takes one more run in.
+    pub fn add(&mut self, scenario: Scenario, outcome: Outcome) {
+        self.runs += 1;
+        self.simulated += outcome.end.since(Time::ZERO);
+        self.steps += outcome.steps;
+        self.core_steps += outcome.core_steps;
+        self.became_quorate += outcome.became_quorate;
+        self.starts += outcome.starts;
+        self.takeovers += outcome.takeovers;
+        let settled = outcome.settled_in.map(|time| (time, scenario.seed));
+        self.slowest = self.slowest.max(settled);
+        if outcome.violation.is_some() {
+            self.failures.push((scenario, outcome));
+        }
+    }
+}
+
 /// Runs a scenario for each seed.
 pub fn explore(seeds: impl IntoIterator<Item = u64>, options: &Options) -> Report {
     let mut report = Report::default();
     for seed in seeds {
         let scenario = Scenario::random_of(seed, options.nodes.clone());
         let outcome = run_sabotaged(&scenario, options.sabotage);
-        report.runs += 1;
-        report.simulated += outcome.end.since(Time::ZERO);
-        report.steps += outcome.steps;
-        report.became_quorate += outcome.became_quorate;
-        report.starts += outcome.starts;
-        report.takeovers += outcome.takeovers;
-        let settled = outcome.settled_in.map(|time| (time, seed));
-        report.slowest = report.slowest.max(settled);
-        if outcome.violation.is_some() {
-            report.failures.push((scenario, outcome));
-            if report.failures.len() >= options.failures {
-                break;
-            }
+        report.add(scenario, outcome);
+        if report.failures.len() >= options.failures.max(1) {
+            break;
         }
     }
     report

@@ -17,4 +17,33 @@ pub enum Sabotage {
     EmptyDiskRemembers,
     /// The keeper takes every deadline for one in the far future.
     KeeperIgnoresDeadline,
+    /// A device hears that a grant answers its newest request, so that its lease runs from the
+    /// receipt of the answer.
+    LeaseFromReceipt,
+    /// A device hears its own renewal, which a reply to a loser mirrors, as a grant.
+    MirrorIsGrant,
+    /// The arbiter stores and gives each grant with the epoch of the one before.
+    EpochNotRaised,
+    /// A node hears of every peer that its services end at once.
+    NoRecoveryWait,
+    /// A host's clocks stand still while it is paused.
+    ClockStandsStill,
+    /// A device knows no arbiter from before.
+    PinForgotten,
+    /// An arbiter without a memory takes that for a proof that nothing was granted.
+    NoQuarantine,
+    /// A beat loses its last byte on its way.
+    BeatsGarbled,
+    /// Only the first start of the service is ever ordered.
+    StartForgotten,
+    /// The gateway asks only once whether its requester is entitled (model).
+    EntitledOnce,
+    /// A proof that a node is off is taken for any boot of it (model).
+    ProofWithoutBoot,
+    /// Whoever types a confirmation is believed (model).
+    ConfirmUnchecked,
+    /// The arbiter does not remember generations of the configuration (model).
+    LineageForgotten,
+    /// A change of the configuration is applied where it is stored (model).
+    ChangeAppliedAlone,
 }

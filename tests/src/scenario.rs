@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use protocol::ids::NodeId;
 use protocol::time::Time;
+use protocol::times;
 use protocol::vote::{Algorithm, TieBreaker, WatchdogClass};
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +46,7 @@ pub struct Topology {
     pub tie_breaker: TieBreaker,
     /// The device's keep_active_partition_tie_breaker.
     pub keep_active_partition: bool,
-    /// The class of every node's watchdog: A (hardware) or C (process).
+    /// The class of every node's watchdog: A resets the machine; B, C and D are the keeper alone.
     pub watchdog: WatchdogClass,
     /// Whether class C is accepted as a proof.
     pub trust_process_watchdog: bool,
@@ -52,6 +54,67 @@ pub struct Topology {
     pub prefer: Option<u32>,
     /// The clocks of all machines differ by up to this many percent, fast or slow.
     pub skew_percent: u32,
+    /// The watchdogs' timeouts by node, in milliseconds; without one, the default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub watchdog_ms: Vec<u64>,
+    /// There is a quorum device.
+    #[serde(skip_serializing_if = "is_true")]
+    pub device: bool,
+    /// votequorum's two_node.
+    #[serde(skip_serializing_if = "is_false")]
+    pub two_node: bool,
+    /// votequorum's wait_for_all.
+    #[serde(skip_serializing_if = "is_false")]
+    pub wait_for_all: bool,
+    /// There is a fence gateway beside the arbiter, and a power switch for every node.
+    #[serde(skip_serializing_if = "is_false")]
+    pub gateway: bool,
+    /// Generations of the configuration: the nodes that each names. All nodes begin with the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub generations: Vec<Generation>,
+    /// The nodes run corosync, with these devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corosync: Option<Corosync>,
+}
+
+/// One generation of a cluster's configuration.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// The nodes that it names; each has one vote.
+    pub nodes: Vec<u32>,
+    /// It has the quorum device.
+    pub device: bool,
+}
+
+/// A cluster of corosync nodes, and what the arbiter was told of it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Corosync {
+    /// Nodes whose device is ours; the others have the stock one.
+    pub own: Vec<u32>,
+    /// The arbiter's vote-hold; without one, its default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vote_hold: Option<String>,
+    /// The stock devices' heartbeat interval, if it is not what follows from T.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u32>,
+    /// T, as the arbiter is told, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_timeout_ms: Option<u32>,
+    /// The arbiter is told that the nodes have no wait_for_all.
+    #[serde(skip_serializing_if = "is_false")]
+    pub lms_without_wait_for_all: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Default for Topology {
@@ -65,6 +128,13 @@ impl Default for Topology {
             trust_process_watchdog: true,
             prefer: None,
             skew_percent: 0,
+            watchdog_ms: Vec::new(),
+            device: true,
+            two_node: false,
+            wait_for_all: false,
+            gateway: false,
+            generations: Vec::new(),
+            corosync: None,
         }
     }
 }
@@ -73,6 +143,7 @@ impl Topology {
     /// The device's votes; each node has one.
     pub fn device_votes(&self) -> u32 {
         match self.algorithm {
+            _ if !self.device => 0,
             Algorithm::Ffsplit => 1,
             Algorithm::Lms | Algorithm::TwoNodeLms | Algorithm::Test => {
                 self.nodes.saturating_sub(1)
@@ -83,6 +154,26 @@ impl Topology {
     /// Votes that make quorum.
     pub fn quorum(&self) -> u32 {
         node::conf::votes::quorum_of(self.nodes.saturating_add(self.device_votes()))
+    }
+
+    /// The timeout of a node's watchdog.
+    pub fn watchdog(&self, node: NodeId) -> Duration {
+        let index = usize::try_from(node.0.saturating_sub(1)).unwrap_or(usize::MAX);
+        self.watchdog_ms.get(index).map_or(times::WATCHDOG, |ms| Duration::from_millis(*ms))
+    }
+
+    /// How long after the end of its entitlement a node's services may live: what it announces.
+    pub fn stop_proof(&self, node: NodeId) -> Duration {
+        times::STOP_PROOF - times::WATCHDOG + self.watchdog(node)
+    }
+
+    /// A generation of the configuration, counted from 1.
+    pub fn generation(&self, number: usize) -> Generation {
+        let listed = self.generations.get(number.saturating_sub(1)).cloned();
+        listed.unwrap_or_else(|| Generation {
+            nodes: (1..=self.nodes).collect(),
+            device: self.device,
+        })
     }
 }
 
@@ -192,6 +283,112 @@ pub enum Fault {
         /// On which machine.
         host: End,
     },
+    /// The arbiter's name leads to another arbiter, which says yes to everybody: a record with two
+    /// addresses, or a new one beside the old. Connections there are broken. Ends: it leads to the
+    /// right one again.
+    OtherArbiter {
+        /// Seen from which machine.
+        host: End,
+        /// What it is.
+        kind: OtherArbiter,
+    },
+    /// Something of the fence gateway.
+    Gateway {
+        /// What.
+        does: GatewayFault,
+        /// At whose power switch, or of which node.
+        host: End,
+        /// Where the operator sits.
+        #[serde(default)]
+        by: Option<u32>,
+    },
+    /// The operator gives a node a generation of the configuration, and its daemons are started
+    /// again with it.
+    Configure {
+        /// Which node's machine.
+        host: End,
+        /// Which generation, counted from 1.
+        generation: usize,
+    },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cut { from, to, one_way: false } => write!(f, "cut between {from} and {to}"),
+            Self::Cut { from, to, one_way: true } => write!(f, "cut from {from} to {to}"),
+            Self::Loss { from, to, percent } => {
+                write!(f, "loss of {percent} % between {from} and {to}")
+            }
+            Self::Slow { from, to, ms } => write!(f, "{ms} ms more between {from} and {to}"),
+            Self::PowerOff { host, disk_lost: false } => write!(f, "{host} has no power"),
+            Self::PowerOff { host, disk_lost: true } => {
+                write!(f, "{host} has no power and loses its disk")
+            }
+            Self::Kill { process, .. } => write!(f, "{} is killed", Daemon(*process)),
+            Self::Leave { process } => write!(f, "{} leaves", Daemon(*process)),
+            Self::Freeze { process } => write!(f, "{} stands still", Daemon(*process)),
+            Self::Pause { host } => write!(f, "{host} is paused"),
+            Self::ArbiterState { becomes: ArbiterState::Lost } => {
+                f.write_str("the arbiter's state is lost")
+            }
+            Self::ArbiterState { becomes: ArbiterState::Restored } => {
+                f.write_str("the arbiter's state is restored from a backup")
+            }
+            Self::DiskFull { host } => write!(f, "the disk of {host} is full"),
+            Self::SlowDisk { host, ms } => write!(f, "the disk of {host} takes {ms} ms"),
+            Self::Stubborn { host } => write!(f, "the service on {host} ignores SIGTERM"),
+            Self::Crash { host } => write!(f, "the service on {host} crashes"),
+            Self::OtherArbiter { host, kind } => {
+                write!(f, "{host} finds another arbiter ({kind:?})")
+            }
+            Self::Gateway { does: GatewayFault::Confirm, host, by } => {
+                write!(f, "the operator at node {} says that {host} is off", by.unwrap_or(0))
+            }
+            Self::Gateway { does, host, by: _ } => {
+                write!(f, "the power switch of {host}: {does:?}")
+            }
+            Self::Configure { host, generation } => {
+                write!(f, "{host} is given generation {generation} of the configuration")
+            }
+        }
+    }
+}
+
+/// A process, where its name could be a machine's.
+struct Daemon(Process);
+
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Process::Node(node) => write!(f, "the daemon of node {node}"),
+            Process::Device(_) | Process::Keeper(_) | Process::Arbiter => self.0.fmt(f),
+        }
+    }
+}
+
+/// An arbiter that is not the cluster's.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OtherArbiter {
+    /// Another one of ours, with its own identity.
+    Own,
+    /// corosync-qnetd, which mirrors what it does not know in an echo.
+    Stock,
+}
+
+/// What goes wrong at the gateway, or is done there by hand.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayFault {
+    /// The power switch does not answer.
+    Dead,
+    /// It takes 15 s for a command.
+    Slow,
+    /// The proof that it is off is under way for 20 s.
+    LateProof,
+    /// The operator at `by` confirms that it is off.
+    Confirm,
 }
 
 /// What becomes of the arbiter's state directory.
@@ -310,6 +507,12 @@ pub enum Claim {
     Runs(NodeId),
     /// The node says that its start waits for an operator.
     Waits(NodeId),
+    /// The node's machine has no power.
+    Off(NodeId),
+    /// The gateway takes the node's present boot for confirmed off.
+    ConfirmedOff(NodeId),
+    /// The arbiter's status holds the text of the expectation.
+    ArbiterSays,
     /// The service is alive nowhere.
     Stopped,
     /// All nodes are QUORATE in one view, and the service runs.
@@ -324,6 +527,9 @@ impl fmt::Display for Claim {
             Self::Inquorate(node) => write!(f, "inquorate {node}"),
             Self::Runs(node) => write!(f, "runs {node}"),
             Self::Waits(node) => write!(f, "waits {node}"),
+            Self::Off(node) => write!(f, "off {node}"),
+            Self::ConfirmedOff(node) => write!(f, "confirmed-off {node}"),
+            Self::ArbiterSays => f.write_str("arbiter-says"),
             Self::Stopped => f.write_str("stopped"),
             Self::Whole => f.write_str("whole"),
         }
@@ -334,11 +540,13 @@ impl FromStr for Claim {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        let help = "quorate, entitled, inquorate, runs or waits and a node, or stopped or whole";
+        let help = "quorate, entitled, inquorate, runs, waits, off or confirmed-off and a node, or \
+                    arbiter-says, stopped or whole";
         let unknown = || UnknownWord(text.to_owned(), "claim", help);
         match text {
             "stopped" => return Ok(Self::Stopped),
             "whole" => return Ok(Self::Whole),
+            "arbiter-says" => return Ok(Self::ArbiterSays),
             _ => {}
         }
         let (word, id) = text.split_once(' ').ok_or_else(unknown)?;
@@ -349,6 +557,8 @@ impl FromStr for Claim {
             "inquorate" => Ok(Self::Inquorate(node)),
             "runs" => Ok(Self::Runs(node)),
             "waits" => Ok(Self::Waits(node)),
+            "off" => Ok(Self::Off(node)),
+            "confirmed-off" => Ok(Self::ConfirmedOff(node)),
             _ => Err(unknown()),
         }
     }
@@ -391,6 +601,9 @@ pub enum How {
 pub struct Expect {
     /// What.
     pub what: Claim,
+    /// Which words, for what is said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
     /// When.
     pub how: How,
     /// From here, in milliseconds.
@@ -431,6 +644,22 @@ impl Scenario {
 impl TimedFault {
     /// It is over as soon as it has happened.
     fn is_momentary(&self) -> bool {
-        matches!(self.fault, Fault::Crash { .. })
+        match self.fault {
+            Fault::Crash { .. } | Fault::Configure { .. } => true,
+            Fault::Gateway { does, .. } => does == GatewayFault::Confirm,
+            Fault::Cut { .. }
+            | Fault::Loss { .. }
+            | Fault::Slow { .. }
+            | Fault::PowerOff { .. }
+            | Fault::Kill { .. }
+            | Fault::Leave { .. }
+            | Fault::Freeze { .. }
+            | Fault::Pause { .. }
+            | Fault::ArbiterState { .. }
+            | Fault::DiskFull { .. }
+            | Fault::SlowDisk { .. }
+            | Fault::Stubborn { .. }
+            | Fault::OtherArbiter { .. } => false,
+        }
     }
 }

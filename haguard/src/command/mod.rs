@@ -6,4 +6,5 @@ pub mod demo;
 pub mod node;
 pub mod qdevice;
 pub mod qnetd;
+pub mod simulate;
 pub mod status;

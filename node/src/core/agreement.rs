@@ -19,7 +19,7 @@ use super::{Action, Node, Stored, host_view};
 /// A start waits this long for its peers before it forms a view without them.
 const JOIN_WAIT: std::time::Duration = std::time::Duration::from_millis(1000);
 /// A proposal that is not accepted by all within two rounds is made anew.
-const PROPOSAL_LIMIT: std::time::Duration = std::time::Duration::from_millis(300);
+const PROPOSAL_LIMIT: std::time::Duration = times::VIEW_AGREEMENT.saturating_mul(2);
 /// Who does not propose, or accept, what the others want is left out for a while.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(900);
 const SNUB: std::time::Duration = std::time::Duration::from_secs(2);

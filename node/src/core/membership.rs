@@ -155,11 +155,11 @@ impl Node {
     /// Notes lost contacts, members that have gone astray, and what peers announce.
     pub(super) fn watch_contacts(&mut self, now: Time) {
         let current = self.current.as_ref().filter(|ballot| !ballot.left);
-        let shared = current.map(|ballot| ballot.installed.clone());
+        let shared = current.map(|ballot| &ballot.installed);
         for (node, peer) in &mut self.peers {
             // A peer that leaves and is back within its contact's lease begins anew.
             peer.contact_since = peer.in_contact(now).then(|| peer.contact_since.unwrap_or(now));
-            let member = shared.as_ref().filter(|view| view.members.contains(node));
+            let member = shared.filter(|view| view.members.contains(node));
             let named = peer.beat.as_ref().and_then(|beat| beat.view.as_ref()).map(|view| view.id);
             let astray = member.is_some_and(|view| named != Some(view.id));
             peer.astray_since = astray.then(|| peer.astray_since.unwrap_or(now));
@@ -189,16 +189,24 @@ impl Node {
             .filter(|(_, peer)| peer.beat.as_ref().is_some_and(|beat| beat.contacts.contains(&me)))
             .map(|(node, _)| *node)
             .collect();
+        // All willing nodes know each other nearly always, and then there is one clique.
+        if self.are_friends(&willing) {
+            return willing.into_iter().chain([me]).collect();
+        }
         let mut best = BTreeSet::from([me]);
         self.grow(&mut best, BTreeSet::from([me]), &willing);
         best
     }
 
+    /// Each of them knows each other.
+    fn are_friends(&self, nodes: &[NodeId]) -> bool {
+        nodes.iter().all(|a| nodes.iter().all(|b| self.knows(*a, *b)))
+    }
+
     /// Extends a clique by every willing node that knows all of it; keeps the best in `best`.
     fn grow(&self, best: &mut BTreeSet<NodeId>, clique: BTreeSet<NodeId>, willing: &[NodeId]) {
         let friends = |a: &NodeId, b: &NodeId| self.knows(*a, *b) && self.knows(*b, *a);
-        // All willing nodes know each other nearly always, and then there is one clique.
-        if willing.iter().all(|a| willing.iter().all(|b| a == b || friends(a, b))) {
+        if self.are_friends(willing) {
             let whole: BTreeSet<NodeId> = clique.iter().chain(willing).copied().collect();
             if self.rank(&whole) > self.rank(best) {
                 *best = whole;

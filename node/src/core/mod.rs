@@ -358,7 +358,7 @@ impl Node {
         self.count(now);
         self.tell_device();
         self.entitle(now);
-        self.place(now);
+        self.place();
         self.run_service(now);
         self.store(now);
         self.beat(now);

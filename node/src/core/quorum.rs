@@ -45,11 +45,28 @@ impl Ballot {
     }
 }
 
+/// What keeps a view from being quorate though its votes would do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Hindrance {
+    /// This node is leaving.
+    Leaving,
+    /// A member is not in contact.
+    MemberLost,
+    /// `wait_for_all`: a node has not been seen yet.
+    WaitsForAll,
+    /// `two_node`: the peer is not confirmed off.
+    TwoNode,
+    /// A lost node may still count this node's vote.
+    VoteLent,
+}
+
 impl Node {
     /// When each vote of a view ends.
     pub(super) fn vote_times<'a>(&'a self, ballot: &'a Ballot) -> impl Iterator<Item = Time> + 'a {
-        let votes = [Count::Free, Count::Kept].map(|count| self.votes_of(ballot, count));
-        votes.into_iter().flatten().map(|(until, _)| until)
+        let view = ballot.installed.id;
+        let peers = ballot.installed.members.iter().filter_map(|node| self.peers.get(node));
+        let peers = peers.flat_map(move |peer| [peer.vote_until(view), peer.kept_until(view)]);
+        peers.flatten().chain(ballot.device.map(|device| device.until))
     }
 
     /// End and weight of each vote that may count in a view, but for the own one.
@@ -123,20 +140,22 @@ impl Node {
 
     /// Until when a view's votes reach quorum if nothing more is heard; the past if they do not.
     pub(super) fn quorum_until(&self, now: Time, ballot: &Ballot, count: Count) -> Time {
+        let need = self.need();
         let mut total = self.halves(now, ballot, count);
-        if total < self.need() {
+        if total < need {
             return Time::ZERO;
         }
-        let mut votes: Vec<(Time, u32)> =
-            self.votes_of(ballot, count).filter(|(until, _)| now < *until).collect();
-        votes.sort_unstable();
-        for (until, weight) in votes {
-            total = total.saturating_sub(weight);
-            if total < self.need() {
-                return until;
+        let mut after = now;
+        loop {
+            let later = self.votes_of(ballot, count).filter(|(until, _)| after < *until);
+            let Some(next) = later.map(|(until, _)| until).min() else { return Time::NEVER };
+            let ending = self.votes_of(ballot, count).filter(|(until, _)| *until == next);
+            total = ending.map(|(_, weight)| weight).fold(total, u32::saturating_sub);
+            if total < need {
+                return next;
             }
+            after = next;
         }
-        Time::NEVER
     }
 
     /// Until when the node stays entitled if nothing more is heard: QUORATE by the votes that
@@ -163,33 +182,47 @@ impl Node {
     }
 
     /// Why the current view is not quorate though its votes would do, if there is a reason.
-    pub(super) fn hindrance(&self, now: Time) -> Option<String> {
+    fn hindrance(&self, now: Time) -> Option<Hindrance> {
         let ballot = self.current.as_ref()?;
+        let alone = || self.outside(ballot).next().is_some();
         if self.leaving {
-            return Some("this node is leaving".to_owned());
+            Some(Hindrance::Leaving)
+        } else if !self.is_whole(now, ballot) {
+            Some(Hindrance::MemberLost)
+        } else if self.config.wait_for_all && !self.seen_all && alone() {
+            Some(Hindrance::WaitsForAll)
+        } else if self.config.two_node && alone() {
+            Some(Hindrance::TwoNode)
+        } else if now < ballot.vote_free_at {
+            Some(Hindrance::VoteLent)
+        } else {
+            None
         }
-        if !self.is_whole(now, ballot) {
-            return Some("a member of the view is lost; a new view is being formed".to_owned());
-        }
-        let outside: Vec<NodeId> = self.outside(ballot);
-        if self.config.wait_for_all && !self.seen_all && !outside.is_empty() {
-            let names: Vec<String> = outside.iter().map(NodeId::to_string).collect();
-            return Some(format!("wait_for_all: node {} has not been seen yet", names.join(", ")));
-        }
-        if self.config.two_node && !outside.is_empty() {
-            let text = "two_node: the peer must be confirmed off, and no fencing is configured";
-            return Some(text.to_owned());
-        }
-        if now < ballot.vote_free_at {
-            return Some("a lost node may still count this node's vote".to_owned());
-        }
-        None
+    }
+
+    /// The same, for people.
+    pub(super) fn hindrance_text(&self, now: Time) -> Option<String> {
+        Some(match self.hindrance(now)? {
+            Hindrance::Leaving => "this node is leaving".to_owned(),
+            Hindrance::MemberLost => {
+                "a member of the view is lost; a new view is being formed".to_owned()
+            }
+            Hindrance::WaitsForAll => {
+                let outside = self.current.iter().flat_map(|ballot| self.outside(ballot));
+                let names: Vec<String> = outside.map(|node| node.to_string()).collect();
+                format!("wait_for_all: node {} has not been seen yet", names.join(", "))
+            }
+            Hindrance::TwoNode => {
+                "two_node: the peer must be confirmed off, and no fencing is configured".to_owned()
+            }
+            Hindrance::VoteLent => "a lost node may still count this node's vote".to_owned(),
+        })
     }
 
     /// Configured nodes that are not in a view.
-    pub(super) fn outside(&self, ballot: &Ballot) -> Vec<NodeId> {
+    pub(super) fn outside<'a>(&'a self, ballot: &'a Ballot) -> impl Iterator<Item = NodeId> + 'a {
         let members = &ballot.installed.members;
-        self.config.votes.keys().filter(|node| !members.contains(node)).copied().collect()
+        self.config.votes.keys().filter(|node| !members.contains(node)).copied()
     }
 
     /// The state now, from the state of the last evaluation and the votes that count now.
@@ -237,7 +270,7 @@ impl Node {
                 view.unwrap_or_else(|| "none".to_owned()),
                 self.current.as_ref().map_or(0, |ballot| self.total(now, ballot)),
                 self.config.quorum,
-                self.hindrance(now).map(|text| format!(", {text}")).unwrap_or_default(),
+                self.hindrance_text(now).map(|text| format!(", {text}")).unwrap_or_default(),
             )));
         }
         self.track_outside(now);
@@ -265,11 +298,11 @@ impl Node {
             }
             QuorumState::Frozen => {}
             QuorumState::Quorate => {
-                let outside = self.current.as_ref().map(|ballot| self.outside(ballot));
-                let outside = outside.unwrap_or_default();
-                self.outside_since.retain(|node, _| outside.contains(node));
-                for node in outside {
-                    self.outside_since.entry(node).or_insert(now);
+                let members = self.current.as_ref().map(|ballot| &ballot.installed.members);
+                let inside = |node: &NodeId| members.is_none_or(|members| members.contains(node));
+                self.outside_since.retain(|node, _| !inside(node));
+                for node in self.config.votes.keys().filter(|node| !inside(node)) {
+                    self.outside_since.entry(*node).or_insert(now);
                 }
             }
         }

@@ -84,15 +84,13 @@ impl Service {
 
 impl Node {
     /// Decides where the service belongs (as the lowest id) and stores what has been decided.
-    pub(super) fn place(&mut self, now: Time) {
+    pub(super) fn place(&mut self) {
         self.service.placing = None;
-        let Some((_, prefer)) = self.config.service.clone() else { return };
-        if self.judge(now) != QuorumState::Quorate {
+        let Some((_, prefer)) = &self.config.service else { return };
+        if self.state != QuorumState::Quorate {
             return;
         }
-        let Some(view) = self.current.as_ref().map(|ballot| ballot.installed.clone()) else {
-            return;
-        };
+        let Some(view) = self.current.as_ref().map(|ballot| &ballot.installed) else { return };
         let lowest = view.members.first().copied();
         if lowest != Some(self.config.node) {
             let beat = lowest.and_then(|node| self.peers.get(&node)?.beat.as_ref());
@@ -194,7 +192,6 @@ impl Node {
         let ballot = self.current.as_ref()?;
         let waits = self
             .outside(ballot)
-            .into_iter()
             .filter_map(|node| self.recovery_waits_for(now, node).map(|wait| (wait, node)));
         // The longest wait, and an operator's before any that ends by itself.
         waits.max_by_key(|((_, until), _)| until.unwrap_or(Time::NEVER)).map(|(wait, _)| wait)

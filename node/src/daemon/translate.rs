@@ -11,7 +11,7 @@ use crate::conf::{self, ClusterConf, DeviceConf, ForceIp};
 use crate::core::{Config, Identity};
 
 /// What the core has to know.
-pub(super) fn core_config(conf: &ClusterConf, me: NodeId, bound: Bound) -> Config {
+pub fn core_config(conf: &ClusterConf, me: NodeId, bound: Bound) -> Config {
     let device = conf.quorum.device.as_ref();
     let service = conf.haguard.service.as_ref();
     Config {
@@ -32,7 +32,7 @@ pub(super) fn core_config(conf: &ClusterConf, me: NodeId, bound: Bound) -> Confi
 }
 
 /// What the device is told first.
-pub(super) fn welcome(conf: &ClusterConf, me: NodeId, identity: Identity, bound: Bound) -> Welcome {
+pub fn welcome(conf: &ClusterConf, me: NodeId, identity: Identity, bound: Bound) -> Welcome {
     let data_center = |node: &conf::NodeConf| node.data_center.unwrap_or(0);
     Welcome {
         cluster: conf.cluster_name.to_string(),

@@ -12,6 +12,7 @@ mod lists;
 mod session;
 mod snapshot;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -175,7 +176,7 @@ pub struct Device {
     heuristics_at: Option<Time>,
 
     problem: String,
-    shown: Option<DeviceStatus>,
+    shown: Option<Facts<'static>>,
     evaluated: Time,
     leaving: bool,
     actions: VecDeque<Action>,
@@ -372,33 +373,13 @@ impl Device {
         self.host.as_ref().is_some_and(|host| now < host.heard + times::HOST_SILENCE)
     }
 
-    fn status(&self, now: Time) -> DeviceStatus {
-        let state = match self.session.state() {
-            State::Down => "disconnected",
-            State::Connecting => "connecting",
-            State::Connected => "connected",
-        };
-        DeviceStatus {
-            state: match self.problem.as_str() {
-                "" => state.to_owned(),
-                problem => format!("{state}: {problem}"),
-            },
-            vote: self.ballot.vote_name(now).to_owned(),
-            // What changes by itself is added by who shows it.
-            lease_remaining_ms: None,
-            epoch: None,
-            arbiter: self.arbiter(),
-            arbiter_id: self.session.arbiter.map(|arbiter| arbiter.id.to_string()),
-        }
-    }
-
     /// The arbiter's address as it is dialled.
-    fn arbiter(&self) -> String {
+    fn arbiter(&self) -> Cow<'_, str> {
         match &self.host {
             Some(host) if self.config.arbiter.is_empty() => {
-                format!("{}:{}", host.settings.host, host.settings.port)
+                Cow::Owned(format!("{}:{}", host.settings.host, host.settings.port))
             }
-            Some(_) | None => self.config.arbiter.clone(),
+            Some(_) | None => Cow::Borrowed(&self.config.arbiter),
         }
     }
 
@@ -407,10 +388,64 @@ impl Device {
         if self.host.is_none() {
             return;
         }
-        let status = self.status(now);
-        if self.shown.as_ref() != Some(&status) {
-            self.shown = Some(status.clone());
-            self.actions.push_back(Action::Status(status));
+        let facts = self.facts(now);
+        if self.shown.as_ref() == Some(&facts) {
+            return;
+        }
+        let (status, facts) = (facts.status(), facts.into_owned());
+        self.shown = Some(facts);
+        self.actions.push_back(Action::Status(status));
+    }
+
+    fn facts(&self, now: Time) -> Facts<'_> {
+        Facts {
+            state: self.session.state(),
+            problem: Cow::Borrowed(&self.problem),
+            vote: self.ballot.vote_name(now),
+            arbiter: self.arbiter(),
+            arbiter_id: self.session.arbiter.map(|arbiter| arbiter.id),
+        }
+    }
+}
+
+/// What a status is made of. It is looked at after every event, so it copies nothing.
+#[derive(Clone, Debug, PartialEq)]
+struct Facts<'a> {
+    state: State,
+    problem: Cow<'a, str>,
+    vote: &'static str,
+    arbiter: Cow<'a, str>,
+    arbiter_id: Option<ArbiterId>,
+}
+
+impl Facts<'_> {
+    fn into_owned(self) -> Facts<'static> {
+        Facts {
+            state: self.state,
+            problem: Cow::Owned(self.problem.into_owned()),
+            vote: self.vote,
+            arbiter: Cow::Owned(self.arbiter.into_owned()),
+            arbiter_id: self.arbiter_id,
+        }
+    }
+
+    fn status(&self) -> DeviceStatus {
+        let state = match self.state {
+            State::Down => "disconnected",
+            State::Connecting => "connecting",
+            State::Connected => "connected",
+        };
+        DeviceStatus {
+            state: match self.problem.as_ref() {
+                "" => state.to_owned(),
+                problem => format!("{state}: {problem}"),
+            },
+            vote: self.vote.to_owned(),
+            // What changes by itself is added by who shows it.
+            lease_remaining_ms: None,
+            epoch: None,
+            arbiter: self.arbiter.clone().into_owned(),
+            arbiter_id: self.arbiter_id.map(|id| id.to_string()),
         }
     }
 }

@@ -88,7 +88,7 @@ impl Device {
     pub fn snapshot(&self, now: Time) -> Option<Snapshot> {
         let host = self.host.as_ref()?;
         let lease = self.ballot.lease.filter(|lease| now < lease.expires);
-        let mut status = self.status(now);
+        let mut status = self.facts(now).status();
         if let Some(lease) = lease {
             let remaining = lease.expires.since(now).as_millis();
             status.lease_remaining_ms = Some(u64::try_from(remaining).unwrap_or(u64::MAX));
@@ -103,7 +103,7 @@ impl Device {
             view: host.view.clone(),
             quorum: host.quorum.clone(),
             state: self.session.state(),
-            arbiter: self.arbiter(),
+            arbiter: self.arbiter().into_owned(),
             connected_at: self.session.connected_at,
             echoed_at: self.session.echoed_at,
             keeps_active_partition: self.session.keeps_active_partition,

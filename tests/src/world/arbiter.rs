@@ -55,7 +55,11 @@ impl World {
             Segment::Bytes(bytes) => {
                 for frame in self.frames(stream, true, &bytes) {
                     let open = self.network.streams.get(&stream).is_some_and(|s| s.server_open);
-                    if open {
+                    let heard = match (&frame, self.node_of(stream)) {
+                        (Some(frame), End::Node(node)) => self.arbiter_may_hear(node, frame),
+                        (None, _) | (_, End::Arbiter) => true,
+                    };
+                    if open && heard {
                         self.handle_arbiter(match frame {
                             Some(frame) => Event::Received { client, frame },
                             None => Event::TooLong { client },
@@ -90,6 +94,7 @@ impl World {
         let now = self.server.arbiter.clock.at(self.now);
         let Some(machine) = &mut self.server.arbiter.machine else { return };
         machine.handle(now, event);
+        self.core_steps += 1;
         while let Some(action) = self.server.arbiter.machine.as_mut().and_then(|m| m.next_action())
         {
             if !self.may_act(Process::Arbiter) {
@@ -117,7 +122,12 @@ impl World {
                 self.trace.line(self.now, me, format_args!("closes {node}: {reason:?}"));
                 self.close_end(client.0, false);
             }
-            Action::Persist { token, record } => {
+            Action::Persist { token, mut record } => {
+                if self.sabotage == Some(Sabotage::EpochNotRaised)
+                    && let Some(before) = self.server.journal.last()
+                {
+                    record.grant.epoch = before.grant.epoch;
+                }
                 if self.sabotage == Some(Sabotage::GrantBeforeDurable) {
                     let life = self.server.arbiter.life;
                     let done = Input::Arbiter(Event::Persisted(token));
@@ -146,6 +156,9 @@ impl World {
             let durable = self.server.journal.iter().any(|r| r.grant == grant.id)
                 || self.sabotage == Some(Sabotage::GrantForgotten);
             self.monitor.grant_sent(node, grant, durable);
+            if let (End::Node(id), Some(known)) = (node, self.network.streams.get(&stream)) {
+                self.monitor.lease_sent(id, known.client_life, stream, grant);
+            }
         }
         let me = Process::Arbiter;
         if message.kind == MessageType::ServerError {
@@ -155,6 +168,7 @@ impl World {
         if message.kind == MessageType::VoteInfo
             && let Some(vote) = message.options.vote
         {
+            self.monitor.vote_sent(self.now, node, vote, message.options.grant);
             let lease = message.options.grant.map_or(0, |grant| grant.lease_ms);
             self.trace.line(self.now, me, format_args!("tells {node} {vote}, lease {lease} ms"));
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use node::core::Event as NodeEvent;
 use protocol::host::FromHost;
-use protocol::ids::NodeId;
-use protocol::qnet::Frame;
+use protocol::ids::{GrantId, NodeId};
+use protocol::qnet::{Deframer, Frame, Grant, MESSAGE_LIMIT_BYTES, Message, MessageType};
 use protocol::time::Time;
 use protocol::vote::Heuristics;
 use qdevice::core::{Action, Event};
@@ -19,6 +19,8 @@ use crate::scenario::{End, Process};
 
 /// A reset, or a segment to a machine without power, is sent this often.
 const TRIES: u32 = 6;
+/// The life of an arbiter process that is not the cluster's.
+const NO_LIFE: u64 = u64::MAX;
 /// One write in so many is cut in two on its way.
 const SPLIT_ODDS: u64 = 8;
 
@@ -39,6 +41,7 @@ impl World {
                 Segment::Bytes(bytes) => {
                     for frame in self.frames(stream, false, &bytes) {
                         let Some(frame) = frame else { continue };
+                        let frame = self.spoil_reply(node, frame);
                         self.handle_device(node, Event::Received(frame));
                     }
                 }
@@ -60,6 +63,29 @@ impl World {
         }
     }
 
+    /// Sabotage of what a device hears.
+    fn spoil_reply(&self, node: NodeId, frame: Frame) -> Frame {
+        let (Some(sabotage), Ok(mut message)) = (self.sabotage, Message::decode(&frame)) else {
+            return frame;
+        };
+        let options = &mut message.options;
+        match (sabotage, options.grant, options.renewal) {
+            (Sabotage::LeaseFromReceipt, Some(mut grant), _) => {
+                grant.anchor = self.monitor.newest_echo(node).unwrap_or(grant.anchor);
+                options.grant = Some(grant);
+            }
+            (Sabotage::MirrorIsGrant, None, Some(renewal)) => {
+                let anchor = options.seq.unwrap_or(0);
+                let (id, view) = (renewal.grant, renewal.view);
+                options.grant = Some(Grant { id, view, lease_ms: 1000, anchor });
+            }
+            (_, _, _) => return frame,
+        }
+        let bytes = message.encode();
+        let (_, altered) = Deframer::new(MESSAGE_LIMIT_BYTES).feed(&bytes);
+        altered.and_then(Result::ok).unwrap_or(frame)
+    }
+
     fn is_current(&self, node: NodeId, stream: u64) -> bool {
         self.hosts.get(&node).is_some_and(|host| host.stream == Some(stream))
     }
@@ -76,6 +102,7 @@ impl World {
         let now = host.device.clock.at(now);
         let Some(machine) = &mut host.device.machine else { return };
         machine.handle(now, event);
+        self.core_steps += 1;
         while let Some(action) =
             self.hosts.get_mut(&node).and_then(|host| host.device.machine.as_mut()?.next_action())
         {
@@ -96,13 +123,22 @@ impl World {
                     self.local(host, me, Input::Host(polled));
                     return;
                 }
+                if let Some((until, grant)) = cast
+                    && let Some(host) = self.hosts.get(&node)
+                    && grant != GrantId::default()
+                {
+                    self.monitor.vote_cast((node, host.device.life), view, grant, until);
+                }
                 let cast = cast.map(|(until, grant)| (self.node_time(node, until), grant));
                 self.tell_node(node, NodeEvent::Poll { id, view, cast });
             }
             Action::Unregister => self.tell_node(node, NodeEvent::DeviceDown),
             Action::Connect { limit } => self.connect(node, limit),
             Action::StartTls => self.send_up(node, Segment::TlsHello),
-            Action::Send(bytes) => self.send_up(node, Segment::Bytes(bytes)),
+            Action::Send(bytes) => {
+                self.look_at_echo(node, &bytes);
+                self.send_up(node, Segment::Bytes(bytes));
+            }
             Action::Disconnect => self.hang_up(node),
             Action::RunHeuristics { run, limit: _ } => {
                 let done = Event::Heuristics { run, result: Heuristics::Pass };
@@ -123,6 +159,17 @@ impl World {
             }
             Action::Exit => self.kill(me),
             Action::Decided(text) => self.trace.line(self.now, me, format_args!("{text}")),
+        }
+    }
+
+    /// Remembers when echo requests were sent.
+    fn look_at_echo(&mut self, node: NodeId, bytes: &[u8]) {
+        let (_, frame) = Deframer::new(MESSAGE_LIMIT_BYTES).feed(bytes);
+        let Some(Ok(frame)) = frame.filter(|f| f.as_ref().is_ok_and(is_echo)) else { return };
+        let seq = Message::decode(&frame).ok().and_then(|message| message.options.seq);
+        let Some(host) = self.hosts.get(&node) else { return };
+        if let (Some(seq), Some(stream)) = (seq, host.stream) {
+            self.monitor.echo_sent(node, stream, seq, host.device.clock.at(self.now));
         }
     }
 
@@ -162,8 +209,11 @@ impl World {
             self.put_in(Duration::from_secs(1 << attempts.min(5)), again);
             return;
         };
-        let (now, life) = (self.now, self.server.arbiter.life);
-        let listening = self.server.arbiter.is_running();
+        let (now, mut life) = (self.now, self.server.arbiter.life);
+        let mut listening = self.server.arbiter.is_running();
+        if self.other_takes(number, node) {
+            (life, listening) = (NO_LIFE, true);
+        }
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
         let client_life = stream.client_life;
         if !listening {
@@ -247,7 +297,7 @@ impl World {
         }
     }
 
-    pub(super) fn send_segment(&mut self, number: u64, up: bool, segment: Segment) {
+    pub(crate) fn send_segment(&mut self, number: u64, up: bool, segment: Segment) {
         let Some(stream) = self.network.streams.get(&number) else { return };
         if !(if up { stream.client_open } else { stream.server_open }) {
             return;
@@ -321,6 +371,10 @@ impl World {
             }
             (false, End::Arbiter) => return,
         };
+        if open && up && self.is_other(number) {
+            self.other_hears(number, segment);
+            return;
+        }
         if open {
             self.input(process, life, Input::Segment(number, segment));
             return;
@@ -341,7 +395,7 @@ impl World {
     }
 
     /// A reset is there; `up`: at the arbiter's end.
-    pub(super) fn reset(&mut self, number: u64, up: bool) {
+    pub(crate) fn reset(&mut self, number: u64, up: bool) {
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
         let open = if up { &mut stream.server_open } else { &mut stream.client_open };
         if !std::mem::take(open) {
@@ -356,7 +410,7 @@ impl World {
     }
 
     /// Messages cut out of what has come; `None` for one over the limit.
-    pub(super) fn frames(&mut self, number: u64, up: bool, bytes: &[u8]) -> Vec<Option<Frame>> {
+    pub(crate) fn frames(&mut self, number: u64, up: bool, bytes: &[u8]) -> Vec<Option<Frame>> {
         let mut found = Vec::new();
         let Some(stream) = self.network.streams.get_mut(&number) else { return found };
         let deframer = &mut stream.flow(up).deframer;
@@ -381,4 +435,8 @@ impl World {
         self.close_end(number, false);
         self.handle_arbiter(ArbiterEvent::Closed { client: Self::client_id(number) });
     }
+}
+
+fn is_echo(frame: &Frame) -> bool {
+    frame.kind == MessageType::EchoRequest as u16
 }

@@ -1,11 +1,14 @@
 //! What each fault does when it begins and when it ends.
 
+use std::time::Duration;
+
 use node::core::Event as NodeEvent;
 use protocol::ids::{ArbiterId, BootId, NodeId};
 use qdevice::core::Event as DeviceEvent;
 
 use super::World;
 use super::machine::{DiskFaults, Input};
+use crate::sabotage::Sabotage;
 use crate::scenario::{ArbiterState, End, Fault, Process};
 
 impl World {
@@ -26,7 +29,12 @@ impl World {
             Fault::Kill { process, after_actions } => self.down(process, begins, after_actions),
             Fault::Leave { process } => self.leave(process, begins),
             Fault::Freeze { process } => self.freeze(process, begins),
-            Fault::Pause { host } => self.pause_host(host, begins),
+            Fault::Pause { host } => {
+                if !begins && self.sabotage == Some(Sabotage::ClockStandsStill) {
+                    self.clocks_stood_still(host, Duration::from_millis(timed.for_ms));
+                }
+                self.pause_host(host, begins);
+            }
             Fault::ArbiterState { becomes } => self.arbiter_state(becomes, begins),
             Fault::DiskFull { host } => {
                 if let Some(disk) = self.disk(host) {
@@ -55,8 +63,30 @@ impl World {
                     self.child_ends(node, child.pid);
                 }
             }
-            Fault::Crash { .. } | Fault::Stubborn { .. } => {}
+            Fault::OtherArbiter { host: End::Node(node), kind } => {
+                self.mislead(node, kind, begins);
+            }
+            Fault::Gateway { does, host: End::Node(node), by } => {
+                self.gateway_fault(does, node, by, begins);
+            }
+            Fault::Configure { host: End::Node(node), generation } if begins => {
+                self.configure(node, generation);
+            }
+            Fault::Crash { .. }
+            | Fault::Stubborn { .. }
+            | Fault::OtherArbiter { .. }
+            | Fault::Gateway { .. }
+            | Fault::Configure { .. } => {}
         }
+    }
+
+    /// Sabotage: no process of a machine has seen time go by.
+    fn clocks_stood_still(&mut self, end: End, by: Duration) {
+        let End::Node(node) = end else { return };
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        host.node.clock = host.node.clock.delayed(by);
+        host.device.clock = host.device.clock.delayed(by);
+        host.keeper.clock = host.keeper.clock.delayed(by);
     }
 
     fn disk(&mut self, end: End) -> Option<&mut DiskFaults> {

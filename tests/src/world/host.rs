@@ -13,61 +13,78 @@ use protocol::vote::Bound;
 use super::machine::{Input, Running, Write};
 use super::{CLUSTER, Delivery, World};
 use crate::sabotage::Sabotage;
-use crate::scenario::{End, Process};
+use crate::scenario::{End, Process, Topology};
 
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl World {
-    fn bound(&self) -> Bound {
-        Bound { class: self.scenario.topology.watchdog, bound_ms: millis(times::STOP_PROOF) }
+    fn bound(&self, node: NodeId) -> Bound {
+        let topology = &self.scenario.topology;
+        Bound { class: topology.watchdog, bound_ms: millis(topology.stop_proof(node)) }
     }
 
     pub(super) fn node_config(&self, node: NodeId) -> Config {
-        let topology = &self.scenario.topology;
+        let generation = self.generation_of(node);
+        let nodes = u32::try_from(generation.nodes.len()).unwrap_or(u32::MAX);
+        let topology =
+            Topology { nodes, device: generation.device, ..self.scenario.topology.clone() };
         Config {
             node,
-            votes: self.scenario.nodes().map(|node| (node, 1)).collect(),
+            votes: generation.nodes.iter().map(|node| (NodeId(*node), 1)).collect(),
             device_votes: topology.device_votes(),
             quorum: topology.quorum(),
             device_timeout: times::DEVICE_TIMEOUT,
-            wait_for_all: false,
+            wait_for_all: topology.wait_for_all,
             auto_tie_breaker: None,
-            two_node: false,
-            digest: 1,
-            bound: self.bound(),
+            two_node: topology.two_node,
+            digest: self.hosts.get(&node).map_or(0, |host| host.generation as u64),
+            bound: self.bound(node),
             trust_virtual_watchdog: false,
             trust_process_watchdog: topology.trust_process_watchdog,
             service: Some(("service".to_owned(), topology.prefer.map(NodeId))),
         }
     }
 
+    /// What the machines of a node and of its device are told of the cluster.
+    pub fn configured(&self, node: NodeId) -> Option<(Config, Welcome)> {
+        Some((self.node_config(node), self.welcome(node)?))
+    }
+
     fn welcome(&self, node: NodeId) -> Option<Welcome> {
         let topology = &self.scenario.topology;
         let host = self.hosts.get(&node)?;
+        let generation = self.generation_of(node);
+        let settings = DeviceSettings {
+            host: "arbiter".to_owned(),
+            port: protocol::qnet::PORT,
+            tls: TlsMode::Required,
+            algorithm: topology.algorithm,
+            tie_breaker: topology.tie_breaker,
+            keep_active_partition: topology.keep_active_partition,
+            timeout_ms: millis(times::DEVICE_TIMEOUT),
+            sync_timeout_ms: millis(times::DEVICE_SYNC_TIMEOUT),
+            heartbeat_ms: millis(times::DEVICE_TIMEOUT) / 5 * 4,
+            connect_timeout_ms: millis(times::DEVICE_TIMEOUT) / 5 * 4,
+            force_ip_version: 0,
+            // There are none: these are the times they would have.
+            heuristics: HeuristicsSettings {
+                timeout_ms: millis(times::DEVICE_TIMEOUT) / 2,
+                sync_timeout_ms: millis(times::DEVICE_SYNC_TIMEOUT) / 2,
+                interval_ms: millis(times::DEVICE_TIMEOUT) * 3,
+                ..HeuristicsSettings::default()
+            },
+        };
         Some(Welcome {
             cluster: CLUSTER.to_owned(),
             node,
             boot: host.boot,
             instance: InstanceId(host.node.life),
-            bound: self.bound(),
+            bound: self.bound(node),
             config_version: None,
-            nodes: self.scenario.nodes().map(|node| (node, 0)).collect(),
-            device: Some(DeviceSettings {
-                host: "arbiter".to_owned(),
-                port: protocol::qnet::PORT,
-                tls: TlsMode::Required,
-                algorithm: topology.algorithm,
-                tie_breaker: topology.tie_breaker,
-                keep_active_partition: topology.keep_active_partition,
-                timeout_ms: millis(times::DEVICE_TIMEOUT),
-                sync_timeout_ms: millis(times::DEVICE_SYNC_TIMEOUT),
-                heartbeat_ms: millis(times::DEVICE_TIMEOUT) / 5 * 4,
-                connect_timeout_ms: millis(times::DEVICE_TIMEOUT) / 5 * 4,
-                force_ip_version: 0,
-                heuristics: HeuristicsSettings::default(),
-            }),
+            nodes: generation.nodes.iter().map(|node| (NodeId(*node), 0)).collect(),
+            device: Some(settings).filter(|_| generation.device),
         })
     }
 
@@ -76,7 +93,7 @@ impl World {
             Input::Timeout => Event::Timeout,
             Input::Node(event) => event,
             Input::Beat(bytes) => match Beat::decode(&bytes) {
-                Ok(beat) => Event::Heard(Box::new(beat)),
+                Ok(beat) => Event::Heard(Box::new(self.spoil_beat(beat))),
                 Err(error) => {
                     self.monitor.report("S10", format!("node {node} was sent a bad beat: {error}"));
                     return;
@@ -89,7 +106,7 @@ impl World {
                 }
                 return;
             }
-            Input::Report(report) => return self.hear_report(node, report),
+            Input::Report(report) => return self.hear_report(node, *report),
             Input::KeeperState { idle } => return self.hear_state(node, idle),
             Input::Host(_)
             | Input::HostGone
@@ -104,12 +121,23 @@ impl World {
         self.handle_node(node, event);
     }
 
+    /// Sabotage of what a node hears.
+    fn spoil_beat(&self, mut beat: Beat) -> Beat {
+        if self.sabotage == Some(Sabotage::NoRecoveryWait) {
+            beat.bound.bound_ms = 0;
+        }
+        beat
+    }
+
     pub(super) fn handle_node(&mut self, node: NodeId, event: Event) {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let now = host.node.clock.at(now);
         let Some(machine) = &mut host.node.machine else { return };
         machine.handle(now, event);
+        self.core_steps += 1;
+        // Until its deadline is known.
+        (host.node.touched, host.node.steady_until) = (true, self.now);
         while let Some(action) = self.next_node_action(node) {
             if !self.may_act(Process::Node(node)) {
                 return;
@@ -134,6 +162,8 @@ impl World {
                 }
             }
             Action::Entitle { until, epoch: _ } => self.entitle_keeper(node, until),
+            Action::StartService { .. }
+                if self.sabotage == Some(Sabotage::StartForgotten) && self.monitor.starts > 0 => {}
             Action::StartService { serial, epoch, until } => {
                 self.trace.line(
                     self.now,
@@ -156,6 +186,9 @@ impl World {
 
     fn send_beat(&mut self, from: NodeId, to: NodeId, beat: &Beat) {
         let bytes = match beat.encode() {
+            Ok(bytes) if self.sabotage == Some(Sabotage::BeatsGarbled) => {
+                bytes[..bytes.len() - 1].to_vec()
+            }
             Ok(bytes) => bytes,
             Err(error) => {
                 self.monitor.report("S10", format!("node {from} made a bad beat: {error}"));
@@ -171,6 +204,7 @@ impl World {
     pub(crate) fn power(&mut self, end: End, on: bool, disk_lost: bool) {
         let word = if on { "has power" } else { "loses power" };
         self.trace.line(self.now, end, format_args!("{word}"));
+        self.monitor.note(self.now, end, format_args!("{word}"));
         match end {
             End::Arbiter => {
                 let server = &mut self.server;
@@ -217,14 +251,15 @@ impl World {
 
     /// Machines whose watchdog has not been petted are reset by it.
     pub(super) fn watchdogs(&mut self) {
-        if self.scenario.topology.watchdog != protocol::vote::WatchdogClass::A {
+        let topology = &self.scenario.topology;
+        if topology.watchdog != protocol::vote::WatchdogClass::A {
             return;
         }
         let now = self.now;
-        let late = self.hosts.iter().find(|(_, host)| {
+        let late = self.hosts.iter().find(|(node, host)| {
             host.unpowered == 0
                 && host.keeper.is_running()
-                && now > host.petted_at + times::WATCHDOG
+                && now > host.petted_at + topology.watchdog(**node)
         });
         if let Some((node, _)) = late {
             let end = End::Node(*node);

@@ -9,7 +9,6 @@ use node::keeper::core::{Action, Core, ENTITLEMENT_LIMIT, Event, Job, Settings};
 use node::keeper::message::{ExitStatus, Launch, Report};
 use protocol::ids::{Epoch, NodeId};
 use protocol::time::Time;
-use protocol::times;
 use protocol::vote::WatchdogClass;
 
 use super::machine::{Child, Input, Write};
@@ -38,7 +37,8 @@ impl World {
         let hardware = self.scenario.topology.watchdog == WatchdogClass::A;
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let clock = Clock::new(now, host.skew_ppm);
-        let settings = Settings { hardware, watchdog: times::WATCHDOG, left: None };
+        let watchdog = self.scenario.topology.watchdog(node);
+        let settings = Settings { hardware, watchdog, left: None };
         host.petted_at = now;
         host.keeper.start(Core::new(clock.at(now), settings), life, clock);
         self.act_keeper(node);
@@ -88,6 +88,7 @@ impl World {
         let local = host.keeper.clock.at(now);
         let Some(core) = &mut host.keeper.machine else { return };
         core.handle(local, event);
+        self.core_steps += 1;
         self.act_keeper(node);
     }
 
@@ -157,7 +158,7 @@ impl World {
                 if let Report::Forced { reason } = &report {
                     self.trace.line(self.now, me, format_args!("forces the end: {reason}"));
                 }
-                self.local(me, Process::Node(node), Input::Report(report));
+                self.local(me, Process::Node(node), Input::Report(Box::new(report)));
             }
             Action::Exit => self.kill(me),
         }

@@ -25,7 +25,7 @@ pub(crate) enum Input {
     /// A fact, to a node.
     Node(NodeEvent),
     /// A word of its keeper, to a node.
-    Report(Report),
+    Report(Box<Report>),
     /// What its keeper says of itself, to a node: nothing runs, and nothing may.
     KeeperState { idle: bool },
     /// A child has ended, to a keeper.
@@ -82,6 +82,10 @@ pub(crate) struct Slot<M> {
     pub(crate) kill_after: Option<u32>,
     /// It is held down by so many faults.
     pub(crate) down: u32,
+    /// Something has happened to its machine since somebody looked.
+    pub(super) touched: bool,
+    /// What its machine says of itself stays the same until then, if nothing happens to it.
+    pub(super) steady_until: Time,
 }
 
 impl<M> Slot<M> {
@@ -97,7 +101,14 @@ impl<M> Slot<M> {
             spins: (Time::ZERO, 0),
             kill_after: None,
             down: 0,
+            touched: false,
+            steady_until: Time::NEVER,
         }
+    }
+
+    /// What its machine says of itself may be something new: for who looks after every step.
+    pub(crate) fn take_news(&mut self, now: Time) -> bool {
+        std::mem::take(&mut self.touched) || now >= self.steady_until
     }
 
     pub(crate) fn start(&mut self, machine: M, life: u64, clock: Clock) {
@@ -107,6 +118,7 @@ impl<M> Slot<M> {
 
     pub(crate) fn start_empty(&mut self, life: u64, clock: Clock) {
         self.up = true;
+        self.touched = true;
         self.life = life;
         self.clock = clock;
         self.alarm = None;
@@ -117,6 +129,8 @@ impl<M> Slot<M> {
     pub(crate) fn stop(&mut self) {
         self.up = false;
         self.machine = None;
+        self.touched = true;
+        self.steady_until = Time::NEVER;
         self.alarm = None;
         self.inbox.clear();
         self.kill_after = None;
@@ -131,6 +145,7 @@ pub(crate) trait Running {
     fn inbox(&mut self) -> &mut VecDeque<Input>;
     fn alarm(&self) -> Option<Time>;
     fn set_alarm(&mut self, at: Option<Time>);
+    fn set_steady(&mut self, until: Time);
     fn clock(&self) -> Clock;
     fn kill_after(&mut self) -> &mut Option<u32>;
     fn hold(&mut self, begins: bool) -> u32;
@@ -157,6 +172,9 @@ impl<M> Running for Slot<M> {
     }
     fn set_alarm(&mut self, at: Option<Time>) {
         self.alarm = at;
+    }
+    fn set_steady(&mut self, until: Time) {
+        self.steady_until = until;
     }
     fn clock(&self) -> Clock {
         self.clock
@@ -218,6 +236,8 @@ pub(crate) struct Host {
     pub(crate) stored: Stored,
     pub(crate) pin: Option<ArbiterId>,
     pub(crate) disk: DiskFaults,
+    /// The generation of the configuration that its daemons run with.
+    pub(crate) generation: usize,
     pub(crate) identity: Identity,
     pub(crate) keeping: Keeping,
     pub(crate) children: Vec<Child>,
@@ -231,6 +251,8 @@ pub(crate) struct Host {
     /// When the machine was last entitled, or excused, or had nothing running.
     pub(crate) entitled_at: Time,
     pub(crate) petted_at: Time,
+    /// When the newest word arrives from each of its processes to each.
+    pub(super) channels: [[Time; 3]; 3],
 }
 
 impl Host {
@@ -248,6 +270,7 @@ impl Host {
             stored: Stored::default(),
             pin: None,
             disk: DiskFaults::default(),
+            generation: 1,
             identity: Identity { instance: InstanceId(0), boot: BootId(0), seed: 0 },
             keeping: Keeping::default(),
             children: Vec::new(),
@@ -257,6 +280,7 @@ impl Host {
             ghost: None,
             entitled_at: Time::ZERO,
             petted_at: Time::ZERO,
+            channels: [[Time::ZERO; 3]; 3],
         }
     }
 

@@ -5,11 +5,12 @@ mod arbiter;
 mod device;
 mod faults;
 mod host;
+mod hosts;
 mod keeper;
 mod machine;
 mod processes;
+mod queue;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::ids::{ClusterName, NodeId};
@@ -17,11 +18,14 @@ use protocol::time::Time;
 
 use crate::clock::hash;
 use crate::invariants::{Monitor, Violation};
+use crate::model::Models;
 use crate::network::{Network, Segment};
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Process, Scenario};
 use crate::trace::Trace;
-pub(crate) use machine::{Host, Input, Running, Server, Write};
+pub(crate) use hosts::Hosts;
+pub(crate) use machine::{Host, Input, Server, Write};
+use queue::Queue;
 
 /// The cluster's name, everywhere.
 pub(crate) const CLUSTER: &str = "simulated";
@@ -45,7 +49,7 @@ pub(crate) enum Delivery {
     /// A reset reaches one end.
     Reset { stream: u64, up: bool },
     /// A write is done.
-    Written { process: Process, life: u64, write: Write },
+    Written { process: Process, life: u64, write: Box<Write> },
     /// A device connects to its node's socket.
     Plug(NodeId),
     /// This life of a daemon looks for its keeper again.
@@ -69,20 +73,21 @@ pub(crate) enum Delivery {
 pub struct World {
     pub(crate) scenario: Scenario,
     pub(crate) now: Time,
-    queue: BTreeMap<(Time, u64), Delivery>,
-    counter: u64,
+    queue: Queue<Delivery>,
     lives: u64,
     pids: i32,
     chances: u64,
-    channels: BTreeMap<(Process, Process), Time>,
-    pub(crate) hosts: BTreeMap<NodeId, Host>,
+    pub(crate) hosts: Hosts,
     pub(crate) server: Server,
     pub(crate) network: Network,
     pub(crate) trace: Trace,
     pub(crate) monitor: Monitor,
     pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) models: Models,
     pub(crate) cluster: ClusterName,
     steps: u64,
+    /// Calls of `handle` on any machine.
+    pub(super) core_steps: u64,
 }
 
 impl World {
@@ -94,23 +99,23 @@ impl World {
             let spread = u64::try_from(limit * 2 + 1).unwrap_or(1);
             i64::try_from(hash(seed, 0x736b, who) % spread).unwrap_or(0) - limit
         };
-        let hosts = scenario.nodes().map(|node| (node, Host::new(skew(u64::from(node.0)))));
+        let hosts = scenario.nodes().map(|node| Host::new(skew(u64::from(node.0))));
         let mut world = Self {
             now: Time::ZERO,
-            queue: BTreeMap::new(),
-            counter: 0,
+            queue: Queue::default(),
             lives: 0,
             pids: 0,
             chances: 0,
-            channels: BTreeMap::new(),
             hosts: hosts.collect(),
             server: Server::new(seed, skew(0)),
-            network: Network::new(seed),
+            network: Network::new(seed, scenario.nodes().count()),
             trace: Trace::default(),
             monitor: Monitor::new(scenario),
             sabotage,
+            models: Models::default(),
             cluster: CLUSTER.into(),
             steps: 0,
+            core_steps: 0,
             scenario: scenario.clone(),
         };
         world.put_in(LOOK, Delivery::Look);
@@ -139,9 +144,34 @@ impl World {
         self.steps
     }
 
+    /// Every rule, after a step. Most steps change nothing that a rule is about but the time.
+    fn check(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        let changes = self.monitor.look(now, &mut self.hosts);
+        if changes.is_empty() && self.monitor.is_alone() {
+            self.monitor.stopped_in_time(now, &mut self.hosts, &self.scenario.topology);
+            return self.monitor.verdict(now);
+        }
+        let mut monitor = std::mem::take(&mut self.monitor);
+        let result = monitor.check(self, &changes);
+        self.monitor = monitor;
+        result
+    }
+
+    /// How often a machine was told something: calls of `handle` on any of them.
+    pub fn core_steps(&self) -> u64 {
+        self.core_steps
+    }
+
     /// What happened.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// From now on every rule is looked at after every step, whether it can have been broken by
+    /// the step or not: slow, and the same.
+    pub fn check_in_full(&mut self) {
+        self.monitor.check_in_full();
     }
 
     /// What the invariants have seen.
@@ -155,7 +185,7 @@ impl World {
     /// The invariant that is broken after it.
     pub fn step(&mut self) -> Result<(), Violation> {
         self.steps += 1;
-        let next = self.queue.first_key_value().map(|(key, _)| key.0);
+        let next = self.queue.next_at();
         let alarm = self.next_alarm();
         match (next, alarm) {
             (next, Some((at, process))) if next.is_none_or(|next| at < next) => {
@@ -164,7 +194,7 @@ impl World {
                 self.wake(process);
             }
             (Some(_), _) => {
-                if let Some(((at, _), delivery)) = self.queue.pop_first() {
+                if let Some((at, delivery)) = self.queue.pop() {
                     self.now = self.now.max(at);
                     self.trace.number(at.0);
                     self.deliver(delivery);
@@ -173,10 +203,7 @@ impl World {
             (None, _) => {}
         }
         self.watchdogs();
-        let mut monitor = std::mem::take(&mut self.monitor);
-        let result = monitor.check(self);
-        self.monitor = monitor;
-        result
+        self.check()
     }
 
     /// Everything that every machine knows, for somebody who looks for a fault.
@@ -193,8 +220,7 @@ impl World {
     }
 
     pub(crate) fn put(&mut self, at: Time, delivery: Delivery) {
-        self.counter += 1;
-        self.queue.insert((at, self.counter), delivery);
+        self.queue.put(at, delivery);
     }
 
     pub(crate) fn put_in(&mut self, pause: Duration, delivery: Delivery) {
@@ -225,9 +251,11 @@ impl World {
         }
         let life = slot.life();
         let pause = self.pause(20, 200);
-        let last = self.channels.get(&(from, to)).copied().unwrap_or(Time::ZERO);
-        let at = (self.now + pause).max(Time(last.0 + 1));
-        self.channels.insert((from, to), at);
+        let mut at = self.now + pause;
+        if let Some(last) = self.hosts.channel(from, to) {
+            at = at.max(Time(last.0 + 1));
+            *last = at;
+        }
         self.put(at, Delivery::Input(to, Some(life), input));
     }
 
@@ -241,14 +269,17 @@ impl World {
             Delivery::Syn { stream, attempts } => self.syn(stream, attempts),
             Delivery::ConnectLimit { stream } => self.connect_limit(stream),
             Delivery::Reset { stream, up } => self.reset(stream, up),
-            Delivery::Written { process, life, write } => self.written(process, life, write),
+            Delivery::Written { process, life, write } => self.written(process, life, *write),
             Delivery::Plug(node) => self.plug(node),
             Delivery::Greet(node, life) => self.greet_again(node, life),
             Delivery::Start(process) => self.start(process),
             Delivery::Thaw(process, life) => self.thaw(process, life),
             Delivery::ServiceEnds { node, pid } => self.child_ends(node, pid),
             Delivery::Exec { node, pid, until } => self.exec(node, pid, until),
-            Delivery::Look => self.put_in(LOOK, Delivery::Look),
+            Delivery::Look => {
+                self.put_in(LOOK, Delivery::Look);
+                self.models_look();
+            }
             Delivery::Fault { index, begins } => self.fault(index, begins),
         }
     }
@@ -256,10 +287,8 @@ impl World {
     /// The writes of a process that dies: each is on disk or is not.
     pub(crate) fn settle_writes(&mut self, dying: Process) {
         let of_it = |delivery: &Delivery| matches!(delivery, Delivery::Written { process, .. } if *process == dying);
-        let keys: Vec<(Time, u64)> =
-            self.queue.iter().filter(|(_, d)| of_it(d)).map(|(key, _)| *key).collect();
-        for key in keys {
-            if let Some(Delivery::Written { process, write, .. }) = self.queue.remove(&key)
+        for delivery in self.queue.take_all(of_it) {
+            if let Delivery::Written { process, write, .. } = delivery
                 && self.chance(0, 1) == 1
             {
                 self.commit(process, &write);

@@ -1,14 +1,15 @@
 //! Starting, waking, feeding and ending processes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use node::core::{Event as NodeEvent, Identity, Node};
 use node::keeper::core::{Core as Keeper, Event as KeeperEvent};
-use protocol::ids::{BootId, InstanceId, NodeId};
+use protocol::ids::{BootId, Epoch, GrantId, InstanceId, NodeId, ViewId};
 use protocol::qnet::HostKind;
 use protocol::time::Time;
 use qdevice::core::{Device, Event as DeviceEvent};
-use qnetd::core::{Arbiter, Event as ArbiterEvent, Memory, Settings};
+use qnetd::core::{Arbiter, Event as ArbiterEvent, GrantRecord, Memory, Settings};
 
 use super::machine::{Input, Running, Write};
 use super::{Delivery, World};
@@ -50,7 +51,7 @@ impl World {
             }
         };
         look(&self.server.arbiter, Process::Arbiter);
-        for (node, host) in &self.hosts {
+        for (node, host) in self.hosts.iter() {
             look(&host.node, Process::Node(*node));
             look(&host.device, Process::Device(*node));
             look(&host.keeper, Process::Keeper(*node));
@@ -97,7 +98,8 @@ impl World {
         self.set_alarm(process);
     }
 
-    /// When the deadline of a process is served: never early, and a little late.
+    /// When the deadline of a process is served: never early, and a little late. What a node says
+    /// of itself changes with time at its deadlines only.
     fn set_alarm(&mut self, process: Process) {
         let deadline = match process {
             Process::Node(node) => {
@@ -114,11 +116,15 @@ impl World {
         };
         let (now, seed) = (self.now, self.scenario.seed);
         let Some(slot) = self.slot(process) else { return };
-        let at = deadline.filter(|at| *at != Time::NEVER).map(|local| {
-            let late = hash(seed, 0x6c61, local.0) % 300;
-            slot.clock().when(local).max(now) + Duration::from_micros(late)
-        });
-        slot.set_alarm(at);
+        let Some(local) = deadline.filter(|at| *at != Time::NEVER) else {
+            slot.set_alarm(None);
+            slot.set_steady(Time::NEVER);
+            return;
+        };
+        let due = slot.clock().when(local);
+        let late = hash(seed, 0x6c61, local.0) % 300;
+        slot.set_alarm(Some(due.max(now) + Duration::from_micros(late)));
+        slot.set_steady(due);
     }
 
     /// An action of a process is about to be done: false if the process dies before it.
@@ -162,8 +168,12 @@ impl World {
 
     pub(super) fn start(&mut self, process: Process) {
         let powered = self.is_powered(process.host()) && self.now >= self.booted_at(process);
+        let configured = match process.host() {
+            End::Node(node) => self.generation_of(node).nodes.contains(&node.0),
+            End::Arbiter => true,
+        };
         let Some(slot) = self.slot(process) else { return };
-        if slot.is_running() || slot.down() > 0 || !powered {
+        if slot.is_running() || slot.down() > 0 || !powered || !configured {
             return;
         }
         let life = self.new_life();
@@ -199,12 +209,13 @@ impl World {
 
     fn start_device(&mut self, node: NodeId, life: u64) {
         let (now, seed) = (self.now, self.scenario.seed);
+        let forgotten = self.sabotage == Some(Sabotage::PinForgotten);
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let config = qdevice::core::Config {
             instance: InstanceId(hash(seed, 0x696e, life)),
             seed: hash(seed, 0x7365, life),
             host: HostKind::Builtin,
-            pinned: host.pin,
+            pinned: host.pin.filter(|_| !forgotten),
             arbiter: "arbiter:5403".to_owned(),
         };
         host.device.start(Device::new(config), life, Clock::new(now, host.skew_ppm));
@@ -213,21 +224,41 @@ impl World {
         self.put_in(pause, Delivery::Plug(node));
     }
 
+    /// How the arbiter is set.
+    pub fn arbiter_settings() -> Settings {
+        Settings::default()
+    }
+
     fn start_arbiter(&mut self, life: u64) {
         if self.sabotage == Some(Sabotage::GrantForgotten) {
             self.server.journal.pop();
         }
+        let unknown = self.sabotage == Some(Sabotage::NoQuarantine);
+        let made_up = unknown.then(|| self.made_up_record());
         let server = &mut self.server;
         server.opened += 1;
         let memory = Memory {
             arbiter: server.id,
             boot: server.opened,
             host_boot: server.boot,
-            grants: server.journal.last().cloned().into_iter().collect(),
+            grants: server.journal.last().cloned().or(made_up).into_iter().collect(),
         };
         let clock = Clock::new(self.now, server.skew_ppm);
-        let arbiter = Arbiter::new(clock.at(self.now), Settings::default(), memory);
+        let arbiter = Arbiter::new(clock.at(self.now), Self::arbiter_settings(), memory);
         server.arbiter.start(arbiter, life, clock);
+    }
+
+    /// Sabotage: a record of a grant that nobody has, written in this boot of the host.
+    fn made_up_record(&self) -> GrantRecord {
+        GrantRecord {
+            cluster: self.cluster.clone(),
+            grant: GrantId { arbiter: self.server.id, boot: 0, epoch: Epoch(0) },
+            view: ViewId::default(),
+            nodes: BTreeSet::new(),
+            lease_ms: 0,
+            bound_ms: Some(0),
+            host_boot: self.server.boot,
+        }
     }
 
     /// The process is gone at once; the kernel closes what it had open.
@@ -338,7 +369,7 @@ impl World {
                 }
             }
             (Write::Arbiter(_, record), _) => {
-                self.monitor.granted(record);
+                self.monitor.granted(self.now, record);
                 self.trace.line(
                     self.now,
                     process,
@@ -379,7 +410,7 @@ impl World {
             };
             Delivery::Input(process, Some(life), input)
         } else {
-            Delivery::Written { process, life, write }
+            Delivery::Written { process, life, write: Box::new(write) }
         };
         self.put_in(pause, delivery);
     }
