@@ -102,6 +102,11 @@ fn links_in_documents_resolve() {
 }
 
 #[test]
+fn tests_that_documents_name_exist() {
+    check("named-tests");
+}
+
+#[test]
 fn every_exception_is_needed() {
     let files = repository();
     let mut idle = Vec::new();
@@ -143,6 +148,7 @@ const EXAMPLES: &[(&str, &str, &str, usize)] = &[
     ("outside-paths", "docs/a.md", concat!("see ../", "shared/spec\n"), 1),
     ("links", "docs/a.md", "# A\n[b](b.md)\n", 2),
     ("links", "docs/a.md", "# A\n[down](#b)\n", 2),
+    ("named-tests", "docs/a.md", "# A\n`it_never_does_that` `b_c`\n", 2),
 ];
 
 #[test]

@@ -96,6 +96,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("notes", notes),
     ("outside-paths", outside_paths),
     ("links", links),
+    ("named-tests", named_tests),
 ];
 
 fn file_length(files: &[File]) -> Vec<Finding> {
@@ -327,6 +328,30 @@ fn links(files: &[File]) -> Vec<Finding> {
             {
                 let message = format!("link to {target}: {path} has no heading #{anchor}");
                 findings.push(file.finding(line, message));
+            }
+        }
+    }
+    findings
+}
+
+/// A name of four words or more in a document is a test's (or a setting's): some Rust file has it,
+/// also after tests were renamed. Scenarios are files.
+fn named_tests(files: &[File]) -> Vec<Finding> {
+    let names: BTreeSet<&str> = files
+        .iter()
+        .filter(|file| file.is_rust())
+        .flat_map(|file| file.text.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .filter(|word| word.matches('_').count() >= 3)
+        .collect();
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        for (line, text) in numbered(&file.text) {
+            let quoted = text.split('`').skip(1).step_by(2);
+            for name in quoted.filter(|name| name.matches('_').count() >= 3) {
+                let plain = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                if plain && !names.contains(name) {
+                    findings.push(file.finding(line, format!("there is no {name}")));
+                }
             }
         }
     }
