@@ -67,7 +67,11 @@ fn the_same_seeds_are_the_same_runs_whatever_the_jobs() {
 
 #[test]
 fn what_stands_beside_the_nodes_is_simulated_too() {
-    for (with, what) in [("gateway", "2 nodes and a gateway"), ("configuration", "become 3")] {
+    for (with, what) in [
+        ("gateway", "2 nodes and a gateway"),
+        ("configuration", "become 3"),
+        ("corosync", "on corosync"),
+    ] {
         let output = haguard(&["simulate", "--with", with, "--seeds", "0..3"]);
         let text = stdout(&output);
         assert_eq!(output.status.code(), Some(0), "{text}");

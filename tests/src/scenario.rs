@@ -105,6 +105,18 @@ pub struct Corosync {
     /// The arbiter is told that the nodes have no wait_for_all.
     #[serde(skip_serializing_if = "is_false")]
     pub lms_without_wait_for_all: bool,
+    /// How much later than the others a ring begins whose lowest node this is, in milliseconds; by
+    /// node, from node 1.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub late_ms: Vec<u32>,
+}
+
+impl Corosync {
+    /// How much later a ring begins whose lowest node this is.
+    pub fn late(&self, lowest: NodeId) -> Duration {
+        let at = usize::try_from(lowest.0).unwrap_or(usize::MAX).wrapping_sub(1);
+        Duration::from_millis(self.late_ms.get(at).copied().unwrap_or(0).into())
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

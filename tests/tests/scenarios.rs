@@ -219,6 +219,7 @@ fn what_a_setting_does_not_cover_is_seen_as_two_sides() {
         hold("s05-a-hang-of-the-holder", "off"),
         hold("s05-a-crash-of-the-holder", "off"),
         hold("s05-a-cut-of-the-holder", "off"),
+        hold("found-cut-off-after-the-arbiter", "off"),
         with_corosync("s15-a-vote-without-an-end", |c| c.lms_without_wait_for_all = true),
         // A device of ours on a corosync host says T, and S only if it connects in a change.
         with_corosync("s04-killed-in-a-membership-change", |c| c.own = vec![1]),

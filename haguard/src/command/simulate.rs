@@ -46,7 +46,7 @@ pub struct Options {
     #[arg(long, default_value_t = 2, value_name = "N",
           value_parser = clap::value_parser!(u32).range(2..=5))]
     nodes: u32,
-    /// With something beside the nodes, which are two then
+    /// With a model beside the nodes, which are two then, or under them
     #[arg(long, value_enum, conflicts_with = "nodes")]
     with: Option<With>,
     /// Run this scenario instead, and tell what happens
@@ -73,6 +73,8 @@ enum With {
     Gateway,
     /// A third node that comes with a new configuration, as a model
     Configuration,
+    /// A model of corosync on all nodes, which are 2 or 4, with stock devices and ours
+    Corosync,
 }
 
 /// Runs the verb.
@@ -98,6 +100,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             None => What::Nodes(options.nodes),
             Some(With::Gateway) => What::Gateway,
             Some(With::Configuration) => What::Configuration,
+            Some(With::Corosync) => What::Corosync,
         },
         minutes: options.minutes,
         jobs: options.jobs.map_or_else(cores, usize::from),

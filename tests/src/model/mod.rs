@@ -76,20 +76,27 @@ impl Scenario {
     }
 
     /// A scenario by chance of a corosync cluster with stock and own devices: a cut that lasts, and
-    /// one fault of a device, a machine, a way to the arbiter or the arbiter's process.
+    /// one fault of a device, a machine, a way to the arbiter or the arbiter's process. At times it
+    /// is a node's way to the arbiter, long before the cut.
     pub fn random_with_corosync(seed: u64) -> Self {
         let mut rng = Rng::new(!seed);
         let mut below = |limit: u32| u32::try_from(rng.below(u64::from(limit))).unwrap_or(0);
         let nodes = 2 + 2 * below(2);
         let own = (1..=nodes).filter(|_| below(2) == 0).collect();
+        // Of four nodes three are quorate by themselves while the fourth has not noticed a cut yet,
+        // and ask nobody.
+        let alone = nodes == 2;
+        // A token that turns in hold passes twice in a second.
+        let late_ms = (1..=nodes).map(|_| if alone { below(700) } else { 0 }).collect();
         let topology = Topology {
             nodes,
             tie_breaker: if below(2) == 0 { TieBreaker::Lowest } else { TieBreaker::Highest },
-            corosync: Some(Corosync { own, ..Corosync::default() }),
+            corosync: Some(Corosync { own, late_ms, ..Corosync::default() }),
             ..Topology::default()
         };
         let mut faults = Vec::new();
-        let at_ms = u64::from(5000 + below(10_000));
+        let long_before = alone && below(3) == 0;
+        let at_ms = u64::from(below(10_000)) + if long_before { 40_000 } else { 5000 };
         let side = 1 + below(nodes - 1);
         for (a, b) in (1..=side).flat_map(|a| (side + 1..=nodes).map(move |b| (a, b))) {
             let fault =
@@ -97,10 +104,15 @@ impl Scenario {
             faults.push(TimedFault { at_ms, for_ms: 60_000, fault });
         }
         let node = NodeId(1 + below(nodes));
+        let cut_off = Fault::Cut { from: End::Node(node), to: End::Arbiter, one_way: false };
+        if long_before {
+            faults.push(TimedFault { at_ms: 5000, for_ms: 80_000, fault: cut_off });
+            return Self::on_corosync(seed, topology, faults);
+        }
         let fault = match below(5) {
             0 => Fault::Kill { process: Process::Device(node), after_actions: 0 },
             1 => Fault::Freeze { process: Process::Device(node) },
-            2 => Fault::Cut { from: End::Node(node), to: End::Arbiter, one_way: false },
+            2 => cut_off,
             3 => Fault::PowerOff { host: End::Node(node), disk_lost: false },
             _ => Fault::Kill { process: Process::Arbiter, after_actions: 0 },
         };
@@ -108,14 +120,12 @@ impl Scenario {
         let at_ms = at_ms + u64::from(12_000 + below(30_000));
         let for_ms = u64::from(100 + below(40_000));
         faults.push(TimedFault { at_ms, for_ms, fault });
-        Self {
-            name: String::new(),
-            seed,
-            topology,
-            faults,
-            expect: Vec::new(),
-            until_ms: Some(120_000),
-        }
+        Self::on_corosync(seed, topology, faults)
+    }
+
+    fn on_corosync(seed: u64, topology: Topology, faults: Vec<TimedFault>) -> Self {
+        let until_ms = Some(120_000);
+        Self { name: String::new(), seed, topology, faults, expect: Vec::new(), until_ms }
     }
 }
 

@@ -92,6 +92,8 @@ pub enum What {
     Gateway,
     /// Two nodes that become three, with a model of what the arbiter records of it.
     Configuration,
+    /// Two or four nodes on a model of corosync, with stock devices, ours, or some of both.
+    Corosync,
 }
 
 impl What {
@@ -101,6 +103,7 @@ impl What {
             Self::Nodes(nodes) => Scenario::random_of(seed, nodes..=nodes),
             Self::Gateway => Scenario::random_with_gateway(seed),
             Self::Configuration => Scenario::random_with_generations(seed),
+            Self::Corosync => Scenario::random_with_corosync(seed),
         }
     }
 
@@ -111,6 +114,7 @@ impl What {
             Self::Nodes(nodes) => format!(" --nodes {nodes}"),
             Self::Gateway => " --with gateway".to_owned(),
             Self::Configuration => " --with configuration".to_owned(),
+            Self::Corosync => " --with corosync".to_owned(),
         };
         format!("haguard simulate --seeds {seed}..{}{what}", seed.saturating_add(1))
     }
@@ -122,6 +126,7 @@ impl fmt::Display for What {
             Self::Nodes(nodes) => write!(f, "{nodes} nodes"),
             Self::Gateway => f.write_str("2 nodes and a gateway"),
             Self::Configuration => f.write_str("2 nodes that become 3"),
+            Self::Corosync => f.write_str("2 or 4 nodes on corosync"),
         }
     }
 }

@@ -378,7 +378,9 @@ impl<'a> Stage<'a> {
                 Some(_) | None => now,
             };
             node.reaches = Some((reached.clone(), since));
-            if now >= since + if lost { LOSS } else { GAIN } {
+            let late = reached.first().zip(self.scenario.topology.corosync.as_ref());
+            let late = late.map_or(Duration::ZERO, |(lowest, corosync)| corosync.late(*lowest));
+            if now >= since + if lost { LOSS + late } else { GAIN } {
                 due.insert(reached);
             }
         }
