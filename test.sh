@@ -40,6 +40,11 @@ die() { echo "test.sh: $*" >&2; exit 1; }
 
 root=false
 [ "$(id -u)" -eq 0 ] && root=true
+if ! $root && command -v sudo >/dev/null; then
+    echo "test.sh: root is needed to install missing Debian packages and to make network namespaces:"
+    echo "test.sh: sudo asks for it; everything is built by $(id -un) all the same"
+    exec sudo ${CI:+CI="$CI"} "$PWD/test.sh"
+fi
 as_builder=() # in front of whatever writes to target/ or to the cargo home
 if $root && [ "${SUDO_UID:-0}" -ne 0 ]; then
     HOME=$(getent passwd "$SUDO_UID" | cut -d: -f6)

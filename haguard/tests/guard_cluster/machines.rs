@@ -4,9 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +16,7 @@ use protocol::time::Time;
 
 use super::lab::conf::Plan;
 use super::lab::pki::Pki;
+use super::lab::watch::question;
 use super::lab::{At, HAGUARD, Lab, Role, must, patiently, pause};
 
 /// A boot, a membership change, a device's connection, on a busy machine.
@@ -310,13 +309,4 @@ impl Machines {
         }
         story + "  corosync:\n" + &self.lab.watch.story(since)
     }
-}
-
-fn question(socket: &Path) -> Option<NodeStatus> {
-    let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(Duration::from_millis(250))).ok()?;
-    stream.write_all(b"status\n").ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    serde_json::from_slice(&answer).ok()
 }

@@ -320,7 +320,8 @@ fn ask(shared: &Shared, node: u32, source: usize, host: &Path) {
     }
 }
 
-fn question(socket: &Path) -> Option<NodeStatus> {
+/// What a node says of itself at its status socket; `None` where nobody answers.
+pub(crate) fn question(socket: &Path) -> Option<NodeStatus> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(Duration::from_millis(250))).ok()?;
     stream.write_all(b"status\n").ok()?;

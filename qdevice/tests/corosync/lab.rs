@@ -151,6 +151,17 @@ impl Machine {
         fs::write(self.folder.join("etc/corosync/corosync.conf"), text).unwrap();
     }
 
+    /// Adds a node to corosync.conf.
+    pub(crate) fn add_node(&self, node: u32) {
+        let path = self.folder.join("etc/corosync/corosync.conf");
+        let text = fs::read_to_string(&path).unwrap();
+        let added = format!(
+            "nodelist {{\n  node {{\n    nodeid: {node}\n    name: n{node}\n    ring0_addr: \
+             10.77.0.{node}\n  }}\n"
+        );
+        fs::write(path, text.replacen("nodelist {\n", &added, 1)).unwrap();
+    }
+
     /// The first process inside, seen from outside.
     fn pid(&self) -> u32 {
         let outer = self.holder.id();

@@ -304,6 +304,13 @@ fn netns_heuristics_and_node_list_are_reloaded_live() {
         let heuristics = last.device.unwrap().heuristics;
         assert_eq!(heuristics.mode, HeuristicsMode::Sync);
         assert_eq!(heuristics.commands.keys().collect::<Vec<_>>(), ["other"]);
+
+        machine.add_node(3);
+        machine.run(&["corosync-cfgtool", "-R"]);
+        let larger = device.welcome().await;
+        assert_eq!(larger.instance, before.instance);
+        let nodes: Vec<NodeId> = larger.nodes.into_keys().collect();
+        assert_eq!(nodes, [NodeId(1), NodeId(2), NodeId(3)]);
     });
 }
 

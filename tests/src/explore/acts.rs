@@ -1,5 +1,6 @@
 //! What the machines do to the small world.
 
+use std::iter;
 use std::rc::Rc;
 
 use node::core::{Action as NodeAction, Config, Event as NodeEvent, Identity, Node};
@@ -291,10 +292,7 @@ impl Cell {
         let Some(shared) = &mut host.node.machine else { return };
         let machine = shared.change();
         machine.handle(now, event);
-        let mut actions = Vec::new();
-        while let Some(action) = machine.next_action() {
-            actions.push(action);
-        }
+        let actions: Vec<_> = iter::from_fn(|| machine.next_action()).collect();
         for action in actions {
             self.do_node(node, action);
         }
@@ -336,10 +334,7 @@ impl Cell {
         let Some(shared) = &mut host.device.machine else { return };
         let machine = shared.change();
         machine.handle(now, event);
-        let mut actions = Vec::new();
-        while let Some(action) = machine.next_action() {
-            actions.push(action);
-        }
+        let actions: Vec<_> = iter::from_fn(|| machine.next_action()).collect();
         for action in actions {
             self.do_device(node, action);
         }
@@ -414,10 +409,7 @@ impl Cell {
         let Some(shared) = &mut self.server.arbiter.machine else { return };
         let machine = shared.change();
         machine.handle(now, event);
-        let mut actions = Vec::new();
-        while let Some(action) = machine.next_action() {
-            actions.push(action);
-        }
+        let actions: Vec<_> = iter::from_fn(|| machine.next_action()).collect();
         for action in actions {
             self.do_arbiter(action);
         }
