@@ -57,7 +57,9 @@ pub struct Monitor {
     in_full: bool,
     epochs: BTreeMap<Epoch, ViewId>,
     stored: BTreeMap<NodeId, Epoch>,
+    /// The newest grant that the arbiter has on disk, and the newest that it has told anybody of.
     granted: Option<GrantId>,
+    granted_aloud: Option<GrantId>,
     last_start: Option<(NodeId, Epoch)>,
     /// Nodes that have lost what they had stored, and have not learnt it anew.
     forgetful: BTreeSet<NodeId>,
@@ -160,12 +162,17 @@ impl Monitor {
                 self.forgetful.insert(node);
             }
             None => {
-                self.granted = None;
+                (self.granted, self.granted_aloud) = (None, None);
                 self.arbiter_forgot = true;
             }
         }
         let device = if self.arbiter_forgot { self.device_votes } else { 0 };
         self.amnesia |= self.forgetful.len() + device >= self.quorum;
+    }
+
+    /// The arbiter's state is that of a backup: a grant that nobody was told of never was.
+    pub(crate) fn grants_restored(&mut self) {
+        self.granted = self.granted_aloud;
     }
 
     /// S4: each grant has a higher epoch than the one before it.
@@ -185,6 +192,7 @@ impl Monitor {
 
     /// A vote is sent: what is new of it is told.
     pub(crate) fn vote_sent(&mut self, at: Time, to: End, vote: Vote, grant: Option<Grant>) {
+        self.granted_aloud = grant.map(|grant| grant.id).or(self.granted_aloud);
         if self.told.insert(to, vote) == Some(vote) {
             return;
         }

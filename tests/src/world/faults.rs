@@ -182,6 +182,7 @@ impl World {
             ArbiterState::Restored => {
                 self.server.opened = self.server.opened.saturating_sub(1);
                 self.server.journal.pop();
+                self.monitor.grants_restored();
                 if self.server.journal.is_empty() {
                     // A backup from before the first grant.
                     self.monitor.memory_lost(None);
