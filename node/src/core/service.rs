@@ -106,11 +106,16 @@ impl Node {
             Some(peer) => peer.beat.as_ref().is_none_or(|beat| beat.running),
             None => self.service.may_run(),
         };
+        // Within an epoch it stays where it was placed: of two starts in one epoch nobody could
+        // tell which is the newer (rule S4).
+        let newest = self.newest_placement(&view.members);
+        let stays = newest.filter(|old| old.epoch >= view.epoch).map(|old| old.node);
+        let stays = stays.filter(|node| view.members.contains(node));
         let running = view.members.iter().find(runs).copied();
         let preferred = prefer.filter(|node| view.members.contains(node));
-        let node = running.or(preferred).unwrap_or(self.config.node);
-        let placing = match self.newest_placement(&view.members) {
-            Some(old) if old.node == node => old,
+        let node = stays.or(running).or(preferred).unwrap_or(self.config.node);
+        let placing = match newest {
+            Some(old) if old.epoch >= view.epoch && old.node == node => old,
             Some(old) if old.epoch >= view.epoch => {
                 Placement { epoch: old.epoch, serial: old.serial.saturating_add(1), node }
             }
@@ -156,6 +161,11 @@ impl Node {
         let Some(view) = self.current.as_ref().map(|ballot| ballot.installed.clone()) else {
             return;
         };
+        if placement.epoch < view.epoch {
+            let text = "it has not been placed in this view yet".to_owned();
+            self.service.waits = Some((text, None));
+            return;
+        }
         if let Some((text, until)) = self.start_waits_for(now, placement, &view.members) {
             self.service.waits = Some((text, until));
             return;
