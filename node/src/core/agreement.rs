@@ -57,11 +57,18 @@ impl Node {
             self.leave_current();
             return;
         }
-        let target = self.target(now);
-        let early = now < self.started + JOIN_WAIT && target.len() < self.config.votes.len();
-        if early || self.is_content(now, &target) {
+        if self.is_content(now, |members| self.is_target(now, members)) {
             self.agreement.waiting = None;
-            if self.is_content(now, &target) {
+            self.agreement.proposal = None;
+            self.agreement.accepted = None;
+            return;
+        }
+        let target = self.target(now);
+        let content = self.is_content(now, |members| members.iter().eq(&target));
+        let early = now < self.started + JOIN_WAIT && target.len() < self.config.votes.len();
+        if early || content {
+            self.agreement.waiting = None;
+            if content {
                 self.agreement.proposal = None;
                 self.agreement.accepted = None;
             }
@@ -77,12 +84,12 @@ impl Node {
     }
 
     /// The current view is the target, and every member still names it.
-    fn is_content(&self, now: Time, target: &BTreeSet<NodeId>) -> bool {
+    fn is_content(&self, now: Time, is_target: impl Fn(&[NodeId]) -> bool) -> bool {
         let Some(ballot) = self.current.as_ref().filter(|ballot| !ballot.left) else {
             return false;
         };
         let members = &ballot.installed.members;
-        members.iter().eq(target) && !members.iter().any(|node| self.is_astray(now, *node))
+        is_target(members) && !members.iter().any(|node| self.is_astray(now, *node))
     }
 
     fn propose(&mut self, now: Time, target: &BTreeSet<NodeId>) {

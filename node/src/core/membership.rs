@@ -127,6 +127,13 @@ impl Peer {
         self.votes.get(&view).map(|lent| lent.kept + times::PEER_LEASE)
     }
 
+    /// When these two end.
+    pub(super) fn vote_times(&self, view: ViewId) -> impl Iterator<Item = Time> {
+        let lent = self.votes.get(&view);
+        let sent = lent.into_iter().flat_map(|lent| lent.free.into_iter().chain([lent.kept]));
+        sent.map(|sent| sent + times::PEER_LEASE)
+    }
+
     /// From this answer on it may count this node's vote for as long as its lease lasts; the
     /// lease runs from the sending of a beat that came no later than now.
     pub(super) fn promise(&mut self, how_long: Duration) {
@@ -182,13 +189,7 @@ impl Node {
     /// view, then the larger, then the one with the lower ids (safety 36).
     pub(super) fn target(&self, now: Time) -> BTreeSet<NodeId> {
         let me = self.config.node;
-        let willing: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.is_willing(now))
-            .filter(|(_, peer)| peer.beat.as_ref().is_some_and(|beat| beat.contacts.contains(&me)))
-            .map(|(node, _)| *node)
-            .collect();
+        let willing: Vec<NodeId> = self.willing(now).collect();
         // All willing nodes know each other nearly always, and then there is one clique.
         if self.are_friends(&willing) {
             return willing.into_iter().chain([me]).collect();
@@ -196,6 +197,26 @@ impl Node {
         let mut best = BTreeSet::from([me]);
         self.grow(&mut best, BTreeSet::from([me]), &willing);
         best
+    }
+
+    /// These nodes, ascending, are all that are willing, and all know each other: then they are
+    /// the target. That is so nearly always, and no set has to be made to see it.
+    pub(super) fn is_target(&self, now: Time, nodes: &[NodeId]) -> bool {
+        let me = self.config.node;
+        let others = nodes.iter().copied().filter(|node| *node != me);
+        let all = nodes.is_sorted_by(|a, b| a < b) && nodes.contains(&me);
+        all && others.clone().eq(self.willing(now))
+            && others.clone().all(|a| others.clone().all(|b| self.knows(a, b)))
+    }
+
+    /// Peers with whom a view could be formed, and who think so too.
+    fn willing(&self, now: Time) -> impl Iterator<Item = NodeId> {
+        let me = self.config.node;
+        let mutual =
+            move |peer: &Peer| peer.beat.as_ref().is_some_and(|beat| beat.contacts.contains(&me));
+        let willing =
+            self.peers.iter().filter(move |(_, peer)| peer.is_willing(now) && mutual(peer));
+        willing.map(|(node, _)| *node)
     }
 
     /// Each of them knows each other.

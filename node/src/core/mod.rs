@@ -308,14 +308,21 @@ impl Node {
 
     /// When to call with [`Event::Timeout`], if nothing happens before.
     pub fn deadline(&self) -> Option<Time> {
-        let votes = [&self.current, &self.old].into_iter().flatten();
-        let votes = votes.flat_map(|ballot| self.vote_times(ballot));
-        let peers = self.peers.values().filter_map(Peer::contact_ends);
+        let mut first = self.next_beat;
+        let mut consider = |at: Time| {
+            if at > self.evaluated {
+                first = first.min(at);
+            }
+        };
+        for ballot in [&self.current, &self.old].into_iter().flatten() {
+            self.vote_times(ballot).for_each(&mut consider);
+        }
+        self.peers.values().filter_map(Peer::contact_ends).for_each(&mut consider);
         let free = self.current.as_ref().map(|ballot| ballot.vote_free_at);
-        let all =
-            votes.chain(peers).chain(free).chain(self.service.wakes()).chain(self.write_retry);
-        let later = all.filter(|at| *at > self.evaluated && *at != Time::NEVER);
-        Some(later.min().unwrap_or(self.next_beat).min(self.next_beat))
+        for at in [free, self.service.wakes(), self.write_retry].into_iter().flatten() {
+            consider(at);
+        }
+        Some(first)
     }
 
     /// The state now: expiry is tested at every read (rule S2).
@@ -448,7 +455,6 @@ impl Node {
             let highest_epoch = self.remembered_epoch();
             self.actions.push_back(Action::Host(FromHost::Alive { highest_epoch }));
         }
-        self.last_beat = Some(beat.clone());
         self.seq += 1;
         self.sent.push_back((self.seq, now));
         if self.sent.len() > SENT_REMEMBERED {
@@ -463,6 +469,7 @@ impl Node {
             beat.answers = peer.newest();
             self.actions.push_back(Action::Beat { to: *node, beat });
         }
+        self.last_beat = Some(beat);
     }
 
     /// The beat for everyone; sequence number and answer are filled in for each.

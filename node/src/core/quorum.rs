@@ -65,8 +65,8 @@ impl Node {
     pub(super) fn vote_times<'a>(&'a self, ballot: &'a Ballot) -> impl Iterator<Item = Time> + 'a {
         let view = ballot.installed.id;
         let peers = ballot.installed.members.iter().filter_map(|node| self.peers.get(node));
-        let peers = peers.flat_map(move |peer| [peer.vote_until(view), peer.kept_until(view)]);
-        peers.flatten().chain(ballot.device.map(|device| device.until))
+        let peers = peers.flat_map(move |peer| peer.vote_times(view));
+        peers.chain(ballot.device.map(|device| device.until))
     }
 
     /// End and weight of each vote that may count in a view, but for the own one.
@@ -103,11 +103,14 @@ impl Node {
     /// What quorum needs, in halves of a vote. With an automatic tie-breaker exactly half of the
     /// votes will do, if its node is among them: it is in one half only (votequorum(5)).
     pub(super) fn need(&self) -> u32 {
+        let all = self.config.quorum.saturating_mul(2);
+        if self.config.auto_tie_breaker.is_none() {
+            return all;
+        }
         let expected = self.expected_votes();
         // A higher expected_votes in the configuration leaves no exact half.
         let half = expected.is_multiple_of(2) && self.config.quorum == expected / 2 + 1;
-        let tie = self.config.auto_tie_breaker.is_some() && half;
-        if tie { expected + 1 } else { self.config.quorum.saturating_mul(2) }
+        if half { expected + 1 } else { all }
     }
 
     /// All votes that there are, in halves.
@@ -132,30 +135,35 @@ impl Node {
     }
 
     pub(super) fn halves(&self, now: Time, ballot: &Ballot, count: Count) -> u32 {
-        let free = self.is_free(now, ballot) || count == Count::Kept;
-        let own = if free { self.weight(self.config.node) } else { 0 };
+        let own = self.own_halves(now, ballot, count);
         let others = self.votes_of(ballot, count).filter(|(until, _)| now < *until);
         others.map(|(_, weight)| weight).fold(own, u32::saturating_add)
+    }
+
+    /// This node's own part of that.
+    fn own_halves(&self, now: Time, ballot: &Ballot, count: Count) -> u32 {
+        let counts = self.is_free(now, ballot) || count == Count::Kept;
+        if counts { self.weight(self.config.node) } else { 0 }
     }
 
     /// Until when a view's votes reach quorum if nothing more is heard; the past if they do not.
     pub(super) fn quorum_until(&self, now: Time, ballot: &Ballot, count: Count) -> Time {
         let need = self.need();
-        let mut total = self.halves(now, ballot, count);
+        let mut votes = Vec::with_capacity(ballot.installed.members.len() + 1);
+        votes.extend(self.votes_of(ballot, count).filter(|(until, _)| now < *until));
+        let weights = votes.iter().map(|(_, weight)| *weight);
+        let mut total = weights.fold(self.own_halves(now, ballot, count), u32::saturating_add);
         if total < need {
             return Time::ZERO;
         }
-        let mut after = now;
-        loop {
-            let later = self.votes_of(ballot, count).filter(|(until, _)| after < *until);
-            let Some(next) = later.map(|(until, _)| until).min() else { return Time::NEVER };
-            let ending = self.votes_of(ballot, count).filter(|(until, _)| *until == next);
-            total = ending.map(|(_, weight)| weight).fold(total, u32::saturating_sub);
+        votes.sort_unstable_by_key(|(until, _)| *until);
+        for (until, weight) in votes {
+            total = total.saturating_sub(weight);
             if total < need {
-                return next;
+                return until;
             }
-            after = next;
         }
+        Time::NEVER
     }
 
     /// Until when the node stays entitled if nothing more is heard: QUORATE by the votes that
