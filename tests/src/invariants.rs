@@ -58,8 +58,8 @@ pub struct Monitor {
     epochs: BTreeMap<Epoch, ViewId>,
     stored: BTreeMap<NodeId, Epoch>,
     /// The newest grant that the arbiter has on disk, and the newest that it has told anybody of.
-    granted: Option<GrantId>,
-    granted_aloud: Option<GrantId>,
+    granted: Option<(Epoch, ViewId)>,
+    granted_aloud: Option<(Epoch, ViewId)>,
     last_start: Option<(NodeId, Epoch)>,
     /// Nodes that have lost what they had stored, and have not learnt it anew.
     forgetful: BTreeSet<NodeId>,
@@ -181,18 +181,18 @@ impl Monitor {
         let members: Vec<NodeId> = record.nodes.iter().copied().collect();
         let (epoch, names) = (record.grant.epoch, Names(&members));
         self.note(at, "arbiter", format_args!("has stored epoch {epoch} for {names}"));
-        let before = self.granted.replace(record.grant);
-        if let Some(before) = before
-            && before.epoch >= record.grant.epoch
+        let before = self.granted.replace((epoch, record.view));
+        // A restored arbiter may grant the same view the same epoch again.
+        if let Some((before, view)) = before
+            && (before > epoch || before == epoch && view != record.view)
         {
-            let text = format!("epoch {} is granted after {}", record.grant.epoch, before.epoch);
-            self.report("S4", text);
+            self.report("S4", format!("epoch {epoch} is granted after {before}"));
         }
     }
 
     /// A vote is sent: what is new of it is told.
     pub(crate) fn vote_sent(&mut self, at: Time, to: End, vote: Vote, grant: Option<Grant>) {
-        self.granted_aloud = grant.map(|grant| grant.id).or(self.granted_aloud);
+        self.granted_aloud = grant.map(|grant| (grant.id.epoch, grant.view)).or(self.granted_aloud);
         if self.told.insert(to, vote) == Some(vote) {
             return;
         }
