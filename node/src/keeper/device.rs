@@ -234,6 +234,11 @@ impl Driver for File {
     }
 }
 
+/// What the kernel's driver of IPMI's watchdog calls itself.
+const IPMI: &str = "IPMI";
+/// What that driver sets the watchdog to when the kernel panics, in seconds: 255 by itself.
+const IPMI_PANIC: &str = "/sys/module/ipmi_watchdog/parameters/panic_wdt_timeout";
+
 /// A `/dev/watchdogN`. It counts from opening on, and goes on counting if it is dropped without
 /// [`Device::disarm`]: a keeper that crashes is a machine that resets.
 #[derive(Debug)]
@@ -262,7 +267,13 @@ impl KernelDevice {
                 Some(_) | None => DeviceError::Open { path: path.to_owned(), error },
             }
         })?;
-        Self::start(path, file, timeout, virtual_machine())
+        let device = Self::start(path, file, timeout, virtual_machine())?;
+        if device.identity == IPMI {
+            // Where it cannot be set, a kernel that has panicked is reset later; but it runs no
+            // service meanwhile, so nothing that was announced becomes wrong.
+            let _ = fs::write(IPMI_PANIC, timeout.as_secs().to_string());
+        }
+        Ok(device)
     }
 }
 

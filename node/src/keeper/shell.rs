@@ -16,7 +16,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
-use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -517,10 +516,13 @@ impl Keeper {
 
     fn reboot(&self, reason: &str) {
         self.log.line(&format!("resetting the machine: {reason}"));
-        // Without a sync: what has to end are writes that nobody is entitled to.
-        let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
-        self.log.line(&format!("reboot: {error}; trying sysrq, then the watchdog"));
-        let _ = fs::write("/proc/sysrq-trigger", "b");
+        // Not reboot(2): before it shuts devices down, which hangs where a disk does, it stops most
+        // watchdogs (`stop_on_reboot` in the kernel's watchdog core) and gives that of IPMI two
+        // minutes. This one asks nobody and writes nothing back: what has to end are writes that
+        // nobody is entitled to.
+        if let Err(error) = fs::write("/proc/sysrq-trigger", "b") {
+            self.log.line(&format!("/proc/sysrq-trigger: {error}; the watchdog has to do it"));
+        }
     }
 
     fn report(&mut self, report: &Report) {

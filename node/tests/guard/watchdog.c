@@ -1,7 +1,7 @@
 /* A watchdog device for one process, preloaded: the file HAGUARD_TEST_WATCHDOG behaves like
  * /dev/watchdogN, and HAGUARD_TEST_WATCHDOG.log gets a line for everything that is done to it:
  * CLOCK_BOOTTIME in milliseconds, and what. Nothing of it resets a machine, and neither can the
- * process: reboot(2) is a line too, and the end of the process. */
+ * process: to open /proc/sysrq-trigger is a line too, and the end of the process, as is reboot(2). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -38,8 +38,8 @@ int open64(const char *path, int flags, ...)
     mode_t mode = va_arg(rest, mode_t);
     va_end(rest);
     if (!strcmp(path, "/proc/sysrq-trigger")) {
-        errno = EACCES;
-        return -1;
+        note("reboot");
+        _exit(99);
     }
     if (!watchdog || strcmp(path, watchdog))
         return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
