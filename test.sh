@@ -21,6 +21,19 @@ libnss3-tools     certutil              reads and writes the NSS databases of th
 pcs               pcs                   sets up a quorum device, with ours for the stock one
 systemd           systemctl             its place is where the tests put a stand-in
 python3           python3               runs that stand-in, and those for ssh and scp
+pacemaker         pacemakerd            asks our fence agent to fence, beside real corosync
+pacemaker-cli-utils  stonith_admin      tells what it fenced
+pacemaker-resource-agents  /usr/lib/ocf/resource.d/pacemaker/Dummy  a service for it
+fence-agents      fence_dummy           fence agents, which the gateway runs; their metadata's schema
+openipmi          ipmi_sim              a simulated BMC
+ipmitool          ipmitool              a second opinion on our own test BMC; fence_ipmilan calls it
+freeipmi-tools    ipmipower             another one
+libxml2-utils     xmllint               checks our fence agent's metadata against that schema
+python3-venv      /usr/share/doc/python3-venv  a place for sushy-tools, a Redfish BMC from PyPI
+qemu-system-x86   qemu-system-x86_64    virtual machines, whose watchdogs really reset them
+busybox-static    /bin/busybox          their user space
+e2fsprogs         mke2fs                their disks
+binutils          strip                 makes haguard small enough for them
 iproute2          ip                    makes network namespaces and the links between them
 nftables          nft                   cuts those links, in one direction or both
 procps            ps                    looks at the processes that a test started
@@ -175,6 +188,8 @@ install_packages() {
         case $unit in
         corosync*) systemctl disable --quiet "$unit" 2>/dev/null ;;
         pcs) systemctl disable --quiet pcsd pcsd-ruby 2>/dev/null ;;
+        pacemaker) systemctl disable --quiet pacemaker 2>/dev/null ;;
+        openipmi) systemctl disable --quiet openipmi ipmievd 2>/dev/null ;;
         esac
     done
     mapfile -t missing < <(missing_packages)
@@ -258,6 +273,9 @@ command -v cargo >/dev/null ||
 install_packages
 install_tool cargo-deny "$DENY_VERSION"
 install_tool cargo-nextest "$NEXTEST_VERSION"
+# What the tests cannot fetch, because they have no network.
+check sushy-tools 300 "${as_builder[@]}" fence/tests/redfish/sushy.sh "$PWD/target/tools/sushy"
+check vm-kernel 300 "${as_builder[@]}" sh haguard/tests/vm/kernel.sh target/vm-kernel
 isolate
 # The tests' files: a short name, because a socket's path has room for 107 bytes.
 scratch=$(mktemp -d /tmp/hg.XXXXXX) || die "cannot write to /tmp"

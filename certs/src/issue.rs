@@ -23,7 +23,9 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 use crate::material::{self, MaterialError};
-use crate::names::{CA_NAME, NODE_URI_PREFIX, NameError, SERVER_NAME, check_cluster_name};
+use crate::names::{
+    CA_NAME, GATEWAY_URI, NODE_URI_PREFIX, NameError, SERVER_NAME, check_cluster_name,
+};
 use crate::verify::{IdentityError, common_name};
 
 /// Months that a certificate is valid (corosync-qnetd-certutil `CRT_VALIDITY`).
@@ -114,6 +116,8 @@ pub enum Subject {
         /// The node's id.
         node: NodeId,
     },
+    /// The fencing gateway of a cluster.
+    Gateway(String),
 }
 
 /// A certificate's number; an authority uses each once (RFC 5280 4.1.2.2).
@@ -199,7 +203,7 @@ impl Subject {
     pub fn common_name(&self) -> Result<&str, IssueError> {
         match self {
             Self::Server => Ok(SERVER_NAME),
-            Self::Cluster(cluster) => {
+            Self::Cluster(cluster) | Self::Gateway(cluster) => {
                 check_cluster_name(cluster)?;
                 Ok(cluster)
             }
@@ -214,11 +218,11 @@ impl Subject {
     }
 
     /// The roles that the owner may have in a TLS connection. The arbiter never is a client;
-    /// nodes are both to each other.
+    /// nodes are both to each other, a gateway is a server to them and the arbiter's client.
     fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
         match self {
             Self::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-            Self::Cluster(_) | Self::Node { .. } => {
+            Self::Cluster(_) | Self::Node { .. } | Self::Gateway(_) => {
                 vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth]
             }
         }
@@ -414,6 +418,10 @@ impl Authority {
                 let uri = uri.try_into().map_err(library)?;
                 params.subject_alt_names = vec![SanType::URI(uri)];
             }
+            Subject::Gateway(_) => {
+                let uri = GATEWAY_URI.to_owned().try_into().map_err(library)?;
+                params.subject_alt_names = vec![SanType::URI(uri)];
+            }
         }
         Ok(params)
     }
@@ -480,7 +488,9 @@ fn request_subject(error: &IdentityError) -> &'static str {
         | IdentityError::Unreadable
         | IdentityError::BadNode
         | IdentityError::OtherName { .. }
-        | IdentityError::OtherNode { .. } => "subject cannot be read",
+        | IdentityError::OtherNode { .. }
+        | IdentityError::Gateway
+        | IdentityError::NoGateway => "subject cannot be read",
     }
 }
 

@@ -16,6 +16,9 @@ pub const NAME_LENGTH_MAX: usize = 64;
 /// The prefix of the URI that binds a certificate to one node; the node id follows in decimal.
 pub const NODE_URI_PREFIX: &str = "urn:haguard:node:";
 
+/// The URI of a certificate that is a fencing gateway's (rule S7).
+pub const GATEWAY_URI: &str = "urn:haguard:gateway";
+
 /// Why a name cannot be a cluster's name in a certificate.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum NameError {

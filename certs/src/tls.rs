@@ -37,6 +37,9 @@ use crate::verify::{Identity, IdentityError};
 /// The application protocol of the links between nodes (RFC 7301).
 pub const MESH_ALPN: &[u8] = b"haguard/1";
 
+/// That of a fencing gateway.
+const HTTP_ALPN: &[u8] = b"http/1.1";
+
 /// The connection to an arbiter after the handshake. Reading reports a connection that ends
 /// without a `close_notify` as [`io::ErrorKind::UnexpectedEof`].
 pub type ClientStream<S> = tokio_rustls::client::TlsStream<S>;
@@ -154,20 +157,8 @@ pub fn mesh_server(
     own: &Credential,
     cluster: &ClusterName,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(ring::default_provider());
-    let chain = WebPkiClientVerifier::builder_with_provider(trust.roots(), Arc::clone(&provider))
-        .build()
-        .map_err(|error| TlsError::new(&error))?;
-    let members = Arc::new(Members { chain, expected: Expected::Name(cluster.clone()) });
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13])
-        .map_err(|error| TlsError::new(&error))?
-        .with_client_cert_verifier(members)
-        .with_single_cert(own.chain().to_vec(), own.key())
-        .map_err(|error| TlsError::new(&error))?;
+    let mut config = server_config(trust, own, cluster)?;
     config.alpn_protocols = vec![MESH_ALPN.to_vec()];
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
 }
 
@@ -189,6 +180,60 @@ pub fn mesh_client(
     Ok(Arc::new(config))
 }
 
+/// The HTTPS server of a fencing gateway of `cluster`. Believes members of the cluster only; for
+/// which node a client may speak must be asked of [`Identity::may_act_as`], with the identity from
+/// its certificate.
+///
+/// # Errors
+/// When the certificates or the key cannot be used.
+pub fn gateway_server(
+    trust: &Trust,
+    own: &Credential,
+    cluster: &ClusterName,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = server_config(trust, own, cluster)?;
+    config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client of the fencing gateway of `cluster`. Believes a certificate that is the gateway's. The
+/// server name that the library wants may be any; it is not sent.
+///
+/// # Errors
+/// When the certificates or the key cannot be used.
+pub fn gateway_client(
+    trust: &Trust,
+    own: &Credential,
+    cluster: &ClusterName,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let expected = Expected::Gateway(cluster.clone());
+    let mut config = client_config(trust, Some(own), expected, &[&TLS13])?;
+    config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A TLS 1.3 server for members of `cluster` that resumes nothing.
+fn server_config(
+    trust: &Trust,
+    own: &Credential,
+    cluster: &ClusterName,
+) -> Result<ServerConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let chain = WebPkiClientVerifier::builder_with_provider(trust.roots(), Arc::clone(&provider))
+        .build()
+        .map_err(|error| TlsError::new(&error))?;
+    let members = Arc::new(Members { chain, expected: Expected::Name(cluster.clone()) });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| TlsError::new(&error))?
+        .with_client_cert_verifier(members)
+        .with_single_cert(own.chain().to_vec(), own.key())
+        .map_err(|error| TlsError::new(&error))?;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
 /// Whom the certificate of a peer must name.
 #[derive(Clone, Debug)]
 enum Expected {
@@ -196,6 +241,8 @@ enum Expected {
     Name(ClusterName),
     /// This cluster, and no other node of it.
     Node(ClusterName, NodeId),
+    /// The fencing gateway of this cluster.
+    Gateway(ClusterName),
 }
 
 impl Expected {
@@ -204,6 +251,7 @@ impl Expected {
         match self {
             Self::Name(name) => identity.may_act_as(name, None),
             Self::Node(cluster, node) => identity.may_act_as(cluster, Some(*node)),
+            Self::Gateway(cluster) => identity.may_fence_for(cluster),
         }
     }
 }

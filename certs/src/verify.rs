@@ -16,7 +16,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
-use crate::names::NODE_URI_PREFIX;
+use crate::names::{GATEWAY_URI, NODE_URI_PREFIX};
 
 /// The longest common name that we take from a peer, in bytes: what [`crate::names`] allows, in
 /// UTF-8.
@@ -30,6 +30,8 @@ pub struct Identity {
     /// The node that the certificate is bound to. `None` in the stock format, where all nodes of
     /// a cluster share one certificate.
     pub node: Option<NodeId>,
+    /// It is of a fencing gateway of the cluster, and of no node.
+    pub gateway: bool,
     /// The last second of validity, in seconds since 1970-01-01 UTC.
     pub not_after: i64,
 }
@@ -73,6 +75,12 @@ pub enum IdentityError {
         /// The node in the certificate.
         got: NodeId,
     },
+    /// A fencing gateway where a node was expected.
+    #[error("the certificate is that of a fencing gateway, which is no node: issue one for a node")]
+    Gateway,
+    /// A node where a fencing gateway was expected.
+    #[error("the certificate is not that of a fencing gateway: issue one with certs gateway")]
+    NoGateway,
 }
 
 impl Identity {
@@ -88,34 +96,50 @@ impl Identity {
         if !rest.is_empty() {
             return Err(IdentityError::Unreadable);
         }
+        let (node, gateway) = bound(&certificate)?;
         Ok(Self {
             cluster: ClusterName::from(common_name(certificate.subject())?),
-            node: bound_node(&certificate)?,
+            node,
+            gateway,
             not_after: certificate.validity().not_after.timestamp(),
         })
     }
 
     /// Checks that the owner may act for `cluster`, and as `node` where one is given: a
     /// certificate that is bound to a node passes for that node only, one that is not passes for
-    /// every node of its cluster.
+    /// every node of its cluster, and a gateway's for none.
     ///
     /// # Errors
-    /// When the certificate names another cluster or another node.
+    /// When the certificate names another cluster, another node or a gateway.
     pub fn may_act_as(
         &self,
         cluster: &ClusterName,
         node: Option<NodeId>,
     ) -> Result<(), IdentityError> {
-        if self.cluster != *cluster {
-            return Err(IdentityError::OtherName {
-                want: cluster.clone(),
-                got: self.cluster.clone(),
-            });
+        self.is_of(cluster)?;
+        if self.gateway {
+            return Err(IdentityError::Gateway);
         }
         match (self.node, node) {
             (Some(got), Some(want)) if got != want => Err(IdentityError::OtherNode { want, got }),
             (Some(_) | None, Some(_) | None) => Ok(()),
         }
+    }
+
+    /// Checks that the owner is a fencing gateway of `cluster` (rule S7).
+    ///
+    /// # Errors
+    /// When the certificate names another cluster, or is not a gateway's.
+    pub fn may_fence_for(&self, cluster: &ClusterName) -> Result<(), IdentityError> {
+        self.is_of(cluster)?;
+        if self.gateway { Ok(()) } else { Err(IdentityError::NoGateway) }
+    }
+
+    fn is_of(&self, cluster: &ClusterName) -> Result<(), IdentityError> {
+        if self.cluster == *cluster {
+            return Ok(());
+        }
+        Err(IdentityError::OtherName { want: cluster.clone(), got: self.cluster.clone() })
     }
 }
 
@@ -153,21 +177,26 @@ pub(crate) fn common_name<'a>(subject: &X509Name<'a>) -> Result<&'a str, Identit
     Ok(text)
 }
 
-/// The node that the certificate's only node URI names, if there is one.
-fn bound_node(certificate: &X509Certificate<'_>) -> Result<Option<NodeId>, IdentityError> {
+/// The node that the certificate's only node URI names, if there is one, and whether it is a
+/// gateway's. It is never both.
+fn bound(certificate: &X509Certificate<'_>) -> Result<(Option<NodeId>, bool), IdentityError> {
     let names = certificate.subject_alternative_name().map_err(|_| IdentityError::BadNode)?;
-    let Some(names) = names else { return Ok(None) };
-    let mut bound = None;
+    let Some(names) = names else { return Ok((None, false)) };
+    let (mut bound, mut gateway) = (None, false);
     for name in &names.value.general_names {
         // Other names have no meaning here; webpki has not looked at them either.
         let GeneralName::URI(uri) = name else { continue };
+        gateway |= *uri == GATEWAY_URI;
         let Some(id) = uri.strip_prefix(NODE_URI_PREFIX) else { continue };
         let node = parse_node(id).ok_or(IdentityError::BadNode)?;
         if bound.replace(node).is_some() {
             return Err(IdentityError::BadNode);
         }
     }
-    Ok(bound)
+    if gateway && bound.is_some() {
+        return Err(IdentityError::BadNode);
+    }
+    Ok((bound, gateway))
 }
 
 /// A node id in its only decimal form: no sign, no leading zero, not 0.
@@ -183,7 +212,18 @@ mod tests {
     use super::*;
 
     fn identity(cluster: &str, node: Option<u32>) -> Identity {
-        Identity { cluster: cluster.into(), node: node.map(NodeId), not_after: 0 }
+        Identity { cluster: cluster.into(), node: node.map(NodeId), gateway: false, not_after: 0 }
+    }
+
+    #[test]
+    fn a_gateway_is_no_node_and_a_node_no_gateway() {
+        let gateway = Identity { gateway: true, ..identity("c", None) };
+        assert_eq!(gateway.may_fence_for(&"c".into()), Ok(()));
+        assert!(gateway.may_fence_for(&"d".into()).is_err());
+        assert_eq!(gateway.may_act_as(&"c".into(), None), Err(IdentityError::Gateway));
+        assert_eq!(gateway.may_act_as(&"c".into(), Some(NodeId(1))), Err(IdentityError::Gateway));
+        let node = identity("c", Some(1));
+        assert_eq!(node.may_fence_for(&"c".into()), Err(IdentityError::NoGateway));
     }
 
     #[test]

@@ -1,7 +1,21 @@
-//! The ways to make sure that a node is off.
+//! The fencing gateway: makes sure that a node is off, and proves it (rule S7).
 //!
-//! One exists today, and it lives where it is used: a watchdog's bound. A node announces the
-//! class and the bound of its watchdog in every beat ([`protocol::vote::Bound`]), and recovery
-//! waits for that bound where the class is accepted as proof (rule S6, `node/src/core/service.rs`).
-//! A gateway to power (IPMI, Redfish, fence agents) does not exist yet; until it does, a node whose
-//! watchdog proves nothing needs an operator, and `haguard status` says so.
+//! # Layout
+//! * [`core`]: the machine: requests, intents, levels, proofs, rehearsals. Pure.
+//! * [`journal`]: every request, decision, attempt, answer and proof, with a hash chain.
+//! * [`device`]: one power switch, whatever its kind: status, off, on.
+//! * [`ipmi`], [`redfish`], [`agent`]: the kinds.
+//! * [`secret`]: passwords from files and credentials, never shown.
+//! * [`config`]: the gateway's TOML.
+//! * [`daemon`]: HTTPS for requesters, the session with the arbiter, the devices' work.
+
+pub mod agent;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod device;
+pub mod ipmi;
+pub mod journal;
+pub mod redfish;
+pub mod secret;
+mod text;

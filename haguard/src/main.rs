@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use ::qdevice::config::Places;
 use clap::{Args, Parser, Subcommand};
-use haguard::command::{certs, certutil, demo, node, qdevice, qnetd, simulate, status};
+use haguard::command::{certs, certutil, demo, fence, node, qdevice, qnetd, simulate, status};
 use haguard::screen;
 
 /// Keeps a two-node or even-sized cluster consistent when its network splits
@@ -32,6 +32,8 @@ enum Verb {
     Keeper(Raw),
     /// Show the node and the arbiter of this machine
     Status(status::Options),
+    /// The fencing gateway: cut the power of lost nodes, and prove that they are off
+    Fence(fence::Options),
     /// Make certificates for a cluster and its arbiter
     Certs(certs::Options),
     /// Show the main job on this machine: no root, no other software, under a minute
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         "corosync-qdevice" => qdevice::run(name, &rest().collect::<Vec<_>>(), Places::Stock),
         "corosync-qnetd-certutil" => certutil::qnetd(name, &rest().collect::<Vec<_>>()),
         "corosync-qdevice-net-certutil" => certutil::node(name, &rest().collect::<Vec<_>>()),
+        fence::agent::NAME => fence::agent::run(&rest().collect::<Vec<_>>()),
         "corosync-qdevice-tool" => qdevice::tool(name, &rest().collect::<Vec<_>>()),
         _ => run(Cli::parse().verb),
     }
@@ -84,6 +87,7 @@ fn run(verb: Verb) -> ExitCode {
         Verb::Keeper(raw) => return ::node::keeper::main(&["keeper"], raw.args),
         Verb::Node(flags) => ("node", node::run(flags).map(|()| ExitCode::SUCCESS)),
         Verb::Status(options) => ("status", status::run(&options)),
+        Verb::Fence(options) => ("fence", fence::run(&options)),
         Verb::Certs(options) => ("certs", certs::run(&options).map(|()| ExitCode::SUCCESS)),
         Verb::Demo(options) => ("demo", demo::run(&options)),
         Verb::Simulate(options) => ("simulate", simulate::run(&options)),

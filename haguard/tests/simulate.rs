@@ -57,7 +57,7 @@ fn the_same_seeds_are_the_same_runs_whatever_the_jobs() {
         assert_eq!(object["schedules"], 6);
         assert_eq!(object["violation"], Value::Null);
         assert!(object["core_steps"].as_u64() > Some(10_000), "{object}");
-        for changes in ["jobs", "seconds"] {
+        for changes in ["jobs", "seconds", "processor_seconds"] {
             object.as_object_mut().unwrap().remove(changes);
         }
         object
@@ -140,10 +140,51 @@ fn what_cannot_be_run_is_refused_in_one_line() {
         &["simulate", "--scenario", "x", "--seeds", "1..2"],
         &["simulate", "--scenario", "x", "--save", "y"],
         &["simulate", "--with", "gateway", "--nodes", "3"],
+        &["simulate", "--exhaustive", "--seeds", "1..2"],
+        &["simulate", "--states", "1000"],
     ] {
         let output = haguard(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn every_way_through_short_stories_is_taken_and_said_how_far() {
+    let output = haguard(&["simulate", "--exhaustive", "--states", "300", "--jobs", "2"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert_eq!(stderr(&output), "");
+    let first = text.lines().next().unwrap();
+    for column in ["case", "depth", "states", "choices"] {
+        assert!(first.contains(column), "{text}");
+    }
+    assert!(text.contains("2 nodes, the holder is cut off, 1 fault"), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("17 cases of at most 300 states: "), "{text}");
+    assert!(last.ends_with("with 2 at a time: no rule is broken"), "{text}");
+
+    let all = |jobs: &str| {
+        let args = ["simulate", "--exhaustive", "--states", "300", "--jobs", jobs, "--json"];
+        let (code, object) = run_json(&args);
+        assert_eq!(code, Some(0));
+        object["cases"].clone()
+    };
+    let cases = all("1");
+    assert_eq!(cases, all("3"));
+    for case in cases.as_array().unwrap() {
+        assert!(case["states"].as_u64() >= Some(300), "{case}");
+        assert_eq!(case["violation"], Value::Null);
+    }
+}
+
+#[test]
+fn schedules_of_one_length_are_measured_by_processor_time() {
+    let args = ["simulate", "--seeds", "0..5", "--seconds", "30", "--jobs", "1", "--json"];
+    let (code, object) = run_json(&args);
+    assert_eq!(code, Some(0));
+    let virtual_seconds = object["virtual_seconds"].as_f64().unwrap();
+    assert!((150.0..151.0).contains(&virtual_seconds), "{object}");
+    assert!(object["processor_seconds"].as_f64() > Some(0.0), "{object}");
 }
 
 #[test]

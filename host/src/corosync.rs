@@ -12,9 +12,11 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::null_mut;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use libloading::Library;
 use protocol::ids::{NodeId, RingId};
+use protocol::time::HostInstant;
 use thiserror::Error;
 
 /// A library and its packages.
@@ -49,6 +51,10 @@ const NODES_MAX: u32 = 4096;
 const KEY_BYTES: usize = 256;
 /// A longer value is left out; no key that we know is a hundredth as long.
 const VALUE_BYTES_MAX: usize = 65536;
+
+/// A reload is under way; what it changes is looked at when it is done (cmap_keys(7)).
+pub const RELOADS: &CStr = c"config.";
+const RELOADING: [&str; 2] = ["config.reload_in_progress", "config.totemconfig_reload_in_progress"];
 
 /// Why corosync's libraries cannot be used.
 #[derive(Debug, Error)]
@@ -541,6 +547,15 @@ impl Cmap {
         read
     }
 
+    /// Whether a reload is under way: what is read meanwhile is of two configurations.
+    ///
+    /// # Errors
+    /// corosync's refusal, or its end.
+    pub fn reloading(&self) -> Result<bool, Failure> {
+        let found = self.read(RELOADS)?;
+        Ok(found.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1"))
+    }
+
     fn read_on(&self, iteration: u64) -> Result<Vec<(String, String)>, Failure> {
         let calls = &self.libraries.cmap;
         let mut found = Vec::new();
@@ -611,6 +626,41 @@ impl Drop for Cmap {
     }
 }
 
+/// When keys that have changed may be read. corosync 3.1.7 keeps a key for ever that a reload
+/// deletes while somebody's iteration stands on it, so nobody should be reading when one reload
+/// follows another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calm {
+    /// The last change, or attempt to read.
+    stirred: Option<HostInstant>,
+    /// How many there were since the last whole reading.
+    stirs: u32,
+}
+
+impl Calm {
+    /// What is read when no other change has followed for so long.
+    pub const QUIET: Duration = Duration::from_millis(100);
+    /// Changes that never end are read all the same, after so many.
+    const STIRS_MAX: u32 = 50;
+
+    /// Something has changed, or what was read was of two configurations.
+    pub fn stir(&mut self, now: HostInstant) {
+        self.stirred = Some(now);
+        self.stirs = self.stirs.saturating_add(1);
+    }
+
+    /// How much longer to wait before reading; zero: not any more.
+    pub fn wait(&self, now: HostInstant) -> Duration {
+        let stirred = self.stirred.filter(|_| self.stirs < Self::STIRS_MAX);
+        stirred.map_or(Duration::ZERO, |at| at.plus(Self::QUIET).remaining(now))
+    }
+
+    /// It was read.
+    pub fn settle(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// A value of cmap (`cmap_value_types_t`) as text.
 fn text(kind: c_int, bytes: &[u8]) -> Option<String> {
     let number = |bytes: &[u8]| {
@@ -649,6 +699,23 @@ pub fn c_name(name: &str) -> CString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_is_read_when_it_is_calm_or_never_ends() {
+        let start = HostInstant::default();
+        let at = |ms| start.plus(Duration::from_millis(ms));
+        let mut calm = Calm::default();
+        assert_eq!(calm.wait(at(0)), Duration::ZERO, "nothing has changed yet");
+        calm.stir(at(10));
+        calm.stir(at(90));
+        assert_eq!(calm.wait(at(100)), Duration::from_millis(90));
+        assert_eq!(calm.wait(at(190)), Duration::ZERO);
+        calm.settle();
+        for ms in 0..50 {
+            calm.stir(at(200 + ms));
+        }
+        assert_eq!(calm.wait(at(250)), Duration::ZERO, "it never ends");
+    }
 
     #[test]
     fn values_of_cmap_become_text() {

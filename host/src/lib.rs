@@ -5,6 +5,7 @@
 //! * [`clock`]: one reading of the two clocks, and the sum of their steps.
 //! * [`corosync`]: its libraries, opened at run time; the only unsafe code here.
 //! * [`file`]: replace a file so that a crash leaves the old or the new one; small random numbers.
+//! * [`https`]: a client for fencing gateways and Redfish.
 //! * [`local`]: the local socket of a daemon that takes a stock daemon's place.
 //! * [`lock`]: one daemon a place.
 //! * [`settings`]: flags and settings of such a daemon, and its file.
@@ -14,6 +15,7 @@
 pub mod clock;
 pub mod corosync;
 pub mod file;
+pub mod https;
 pub mod local;
 pub mod lock;
 pub mod settings;

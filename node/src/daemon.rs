@@ -8,12 +8,14 @@
 //! # Layout
 //! * `setup`, `proof`: what must be in order before a node starts.
 //! * `translate`: the configuration in the words of the core and of the device.
+//! * `fencing`: the gateways that cut power.
 //! * `device`, `status`: the two local sockets.
 //! * `keeping`: the keeper process, which outlives this one.
 //! * `reload`: a changed configuration while the node runs.
 //! * `realtime`: priority and memory.
 
 mod device;
+mod fencing;
 mod keeping;
 mod proof;
 pub(crate) mod realtime;
@@ -41,6 +43,7 @@ use crate::network::{self, Network};
 use crate::options::{DEVICE_SOCKET, Engine, Options, STATUS_SOCKET};
 use crate::store::Store;
 use device::{Devices, Fact};
+use fencing::Fencing;
 use keeping::Keeping;
 use reload::{Reload, Verdict};
 use status::{Question, Request, Requests};
@@ -83,6 +86,7 @@ struct Daemon {
     devices: Devices,
     requests: Requests,
     keeping: Keeping,
+    fencing: Fencing,
     store: Store,
     signals: Signals,
     leave_by: Option<Time>,
@@ -97,6 +101,7 @@ enum Input {
     Device(device::Event),
     Request(Request),
     Keeper(keeping::Event),
+    Gateway(fencing::Event),
     Stored(u64, Result<(), host::file::FileError>),
     Signal(Asked),
     Reread(Box<Result<Loaded, ConfErrors>>),
@@ -109,6 +114,8 @@ impl Daemon {
         let network = Network::open(&conf, me, &options.listen, &trust, &own, setup.seed).await?;
         let requests = Requests::open(&options.run_dir.join(STATUS_SOCKET))?;
         let keeping = Keeping::start(&options, &conf, me).await?;
+        let gateways = &conf.haguard.gateways;
+        let fencing = Fencing::start(me, &conf.cluster_name, &trust, &own, gateways)?;
         let bound = keeping.bound();
         let welcome = translate::welcome(&conf, me, identity, bound);
         let devices = Devices::open(&options.run_dir.join(DEVICE_SOCKET), &welcome)?;
@@ -134,6 +141,7 @@ impl Daemon {
             devices,
             requests,
             keeping,
+            fencing,
             store,
             signals,
             leave_by: None,
@@ -146,6 +154,7 @@ impl Daemon {
     async fn run(mut self) -> anyhow::Result<()> {
         // The keeper has proven that nothing runs; and the first beat is due at once.
         self.tell(Event::KeeperReady { running: false });
+        self.tell(Event::Gateway { configured: self.fencing.is_configured() });
         host::systemd::notify("READY=1");
         while !self.exit {
             let input = self.wait().await;
@@ -166,6 +175,7 @@ impl Daemon {
             event = self.devices.next() => Input::Device(event),
             request = self.requests.next() => Input::Request(request),
             event = self.keeping.next() => Input::Keeper(event),
+            event = self.fencing.next() => Input::Gateway(event),
             (number, result) = self.store.done() => Input::Stored(number, result),
             asked = self.signals.next() => Input::Signal(asked),
             read = self.reload.next() => Input::Reread(Box::new(read)),
@@ -193,6 +203,11 @@ impl Daemon {
                 }
                 // The keeper may have come or gone, and what it proves with it.
                 self.welcome_again();
+            }
+            Input::Gateway(event) => {
+                if let Some(event) = self.fencing.take(event) {
+                    self.tell(event);
+                }
             }
             Input::Stored(number, Ok(())) => self.tell(Event::Persisted(number)),
             Input::Stored(number, Err(error)) => {
@@ -239,6 +254,8 @@ impl Daemon {
             Verdict::Live(conf, changed) => {
                 info!("the configuration was read again; changed: {changed}");
                 self.conf = *conf;
+                self.fencing.configure(&self.conf.haguard.gateways);
+                self.tell(Event::Gateway { configured: self.fencing.is_configured() });
                 self.welcome_again();
             }
             Verdict::Refused(why) => error!("{why}"),
@@ -297,6 +314,7 @@ impl Daemon {
                 self.keeping.start_service(serial, epoch, until);
             }
             Action::StopService => self.keeping.stop_service(),
+            Action::Fence { targets, epoch } => self.fencing.ask(targets, epoch),
             Action::Exit => self.exit = true,
             Action::Decided(text) => info!("{text}"),
         }
@@ -368,6 +386,8 @@ impl Daemon {
             peer.links = self.network.status(NodeId(*id));
         }
         self.keeping.describe(&mut status.watchdog, &mut status.warnings);
+        let nodes: Vec<NodeId> = self.conf.nodes.iter().map(|node| node.id).collect();
+        self.fencing.describe(&nodes, &mut status);
         serde_json::to_string(&status)
             .unwrap_or_else(|error| format!("error: the status cannot be written: {error}"))
     }

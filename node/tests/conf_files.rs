@@ -126,6 +126,8 @@ fn every_key_reaches_its_field() {
     assert_eq!(timers.heuristics_interval, Duration::from_millis(60_000));
     assert_eq!(conf.haguard.watchdog, WatchdogChoice::Device("/dev/watchdog1".to_owned()));
     assert!(conf.haguard.trust_virtual_watchdog && !conf.haguard.trust_process_watchdog);
+    let gateways: Vec<String> = conf.haguard.gateways.iter().map(ToString::to_string).collect();
+    assert_eq!(gateways, ["arbiter.example.org:5413", "192.0.2.7:5500", "[2001:db8::5]:5413"]);
     let service = conf.haguard.service.as_ref().unwrap();
     assert_eq!(service.command, "/usr/local/bin/web --listen [::]:80");
     assert_eq!(service.undo.as_deref(), Some("/usr/sbin/ip address flush dev lo label lo:web"));
@@ -191,7 +193,8 @@ fn the_digest_sees_what_members_must_agree_about() {
 #[test]
 fn the_digest_does_not_see_what_a_running_node_may_change() {
     let conf = load_file("every-key.conf").conf;
-    let changes: [Change; 5] = [
+    let changes: [Change; 6] = [
+        ("haguard.gateway", |c| drop(c.haguard.gateways.pop())),
         ("totem.config_version", |c| c.config_version = None),
         ("quorum.device.net.tls", |c| c.quorum.device.as_mut().unwrap().net.tls = TlsMode::Off),
         ("quorum.device.net.connect_timeout", |c| {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node::conf::{
-    AutoTieBreaker, ClusterConf, DeviceConf, ForceIp, GuardConf, HeuristicsConf, HeuristicsMode,
-    IpVersion, LinkConf, LinkMode, NetConf, NodeConf, Options, Provider, QuorumConf, ServiceConf,
-    TlsMode, TotemConf, Transport, WatchdogChoice, load,
+    AutoTieBreaker, ClusterConf, DeviceConf, ForceIp, GatewayConf, GuardConf, HeuristicsConf,
+    HeuristicsMode, IpVersion, LinkConf, LinkMode, NetConf, NodeConf, Options, Provider,
+    QuorumConf, ServiceConf, TlsMode, TotemConf, Transport, WatchdogChoice, load,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -223,11 +223,15 @@ fn haguard() -> impl Strategy<Value = GuardConf> {
         Just(WatchdogChoice::Process),
         "/dev/[a-z0-9]{1,20}".prop_map(WatchdogChoice::Device),
     ];
-    (watchdog, any::<bool>(), any::<bool>(), option::of(service)).prop_map(
-        |(watchdog, process, virtual_device, service)| GuardConf {
+    let gateway = (prop_oneof!["[a-z][a-z0-9-]{0,20}", Just("2001:db8::1".to_owned())], 1_u16..);
+    let gateway = gateway.prop_map(|(host, port)| GatewayConf { host, port });
+    let gateways = vec(gateway, 0..4);
+    (watchdog, any::<bool>(), any::<bool>(), gateways, option::of(service)).prop_map(
+        |(watchdog, process, virtual_device, gateways, service)| GuardConf {
             watchdog,
             trust_process_watchdog: process,
             trust_virtual_watchdog: virtual_device,
+            gateways,
             service,
         },
     )

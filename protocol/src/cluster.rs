@@ -55,6 +55,34 @@ pub struct Beat {
     pub running: bool,
     /// The sender leaves: its services are stopped and it counts no vote any more.
     pub leaving: bool,
+    /// Nodes outside the sender's view that it knows to be off (rule S6).
+    pub off: Vec<KnownOff>,
+}
+
+/// A node that is proven off, as one member of a view tells the others.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct KnownOff {
+    /// Which.
+    pub node: NodeId,
+    /// The boot that the proof is of; zero: none was known.
+    pub boot: BootId,
+    /// How it is known.
+    pub by: OffBy,
+    /// How long ago the power command was sent, in milliseconds.
+    pub sent_ms: u32,
+    /// The highest epoch that the member knew which asked for the power to be cut.
+    pub epoch: Epoch,
+}
+
+/// How a node is known to be off: [`crate::fence::How`] without its texts.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum OffBy {
+    /// Its power read off.
+    Power,
+    /// Its watchdog's bound has passed; the machine may still be on.
+    Watchdog,
+    /// An operator says so.
+    Operator,
 }
 
 /// Names one beat of one instance.
@@ -112,6 +140,12 @@ pub enum BeatError {
     /// Longer than [`MAX_BEAT_BYTES`].
     #[error("beat of {0} bytes is over the limit of {MAX_BEAT_BYTES}")]
     TooLong(usize),
+    /// Of a version that is not known here.
+    #[error(
+        "a beat of version {0}, known is {VERSION}: the node runs another version of haguard; \
+         install the same one on all nodes"
+    )]
+    Version(u8),
     /// Not the encoding of a beat.
     #[error("bytes are not a beat")]
     Malformed,
@@ -121,7 +155,7 @@ pub enum BeatError {
 }
 
 /// The first byte of every beat: the version of this encoding.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Beat {
     /// The beat's bytes: a version byte, then the fields in order (postcard).
@@ -146,8 +180,10 @@ impl Beat {
         if bytes.len() > MAX_BEAT_BYTES {
             return Err(BeatError::TooLong(bytes.len()));
         }
-        let Some((&VERSION, rest)) = bytes.split_first() else {
-            return Err(BeatError::Malformed);
+        let rest = match bytes.split_first() {
+            Some((&VERSION, rest)) => rest,
+            Some((version, _)) => return Err(BeatError::Version(*version)),
+            None => return Err(BeatError::Malformed),
         };
         let (beat, rest): (Self, &[u8]) =
             postcard::take_from_bytes(rest).map_err(|_| BeatError::Malformed)?;
@@ -159,7 +195,8 @@ impl Beat {
             beat.view.as_ref().map(|view| &view.members),
             beat.proposal.as_ref().map(|proposal| &proposal.members),
         ];
-        if lists.into_iter().flatten().any(|nodes| nodes.len() > MAX_NODES) {
+        let long = lists.into_iter().flatten().any(|nodes| nodes.len() > MAX_NODES);
+        if long || beat.off.len() >= MAX_NODES {
             return Err(BeatError::TooManyNodes);
         }
         Ok(beat)
@@ -202,6 +239,17 @@ mod tests {
             placing: Some(placement),
             running: true,
             leaving: true,
+            off: vec![known_off(); MAX_NODES - 1],
+        }
+    }
+
+    fn known_off() -> KnownOff {
+        KnownOff {
+            node: NodeId(u32::MAX),
+            boot: BootId(u128::MAX),
+            by: OffBy::Operator,
+            sent_ms: u32::MAX,
+            epoch: Epoch(u64::MAX),
         }
     }
 
@@ -228,6 +276,19 @@ mod tests {
         beat.view = None;
         beat.contacts.push(NodeId(1));
         assert_eq!(Beat::decode(&beat.encode().unwrap()), Err(BeatError::TooManyNodes));
+        let mut beat = largest();
+        beat.view = None;
+        beat.off.push(known_off());
+        assert_eq!(Beat::decode(&beat.encode().unwrap()), Err(BeatError::TooManyNodes));
+    }
+
+    #[test]
+    fn a_beat_of_another_version_says_which_and_what_to_do() {
+        let mut bytes = largest().encode().unwrap();
+        bytes[0] = VERSION - 1;
+        let error = Beat::decode(&bytes).unwrap_err();
+        assert_eq!(error, BeatError::Version(VERSION - 1));
+        assert!(error.to_string().contains("install the same one"), "{error}");
     }
 
     proptest! {

@@ -206,7 +206,7 @@ pub struct HostQuorum {
 
 /// JSON's keys are texts. Within an enum whose variants are told apart by a field, serde has read
 /// them as such before it knows that they are to be numbers, so they are parsed here.
-fn by_node<'de, D, V>(from: D) -> Result<BTreeMap<NodeId, V>, D::Error>
+pub(crate) fn by_node<'de, D, V>(from: D) -> Result<BTreeMap<NodeId, V>, D::Error>
 where
     D: Deserializer<'de>,
     V: Deserialize<'de>,

@@ -8,6 +8,7 @@
 //! * [`vote`]: votes, algorithms, tie-breakers, heuristics, watchdog classes.
 //! * [`qnet`]: the corosync-qnetd wire protocol, with our private lease options.
 //! * [`cluster`]: the beat, the one datagram that nodes exchange.
+//! * [`fence`]: what gateways, arbiters, nodes and operators say to each other.
 //! * [`host`]: what a node and its quorum device say to each other on the local socket.
 //! * [`status`]: the snapshots behind `haguard status`.
 
@@ -16,6 +17,7 @@ pub mod qnet;
 pub mod rng;
 
 pub mod cluster;
+pub mod fence;
 pub mod host;
 pub mod status;
 pub mod time;

@@ -55,6 +55,9 @@ pub struct NodeStatus {
     pub peers: BTreeMap<u32, PeerStatus>,
     /// Fencing: what recovery waits for, by node.
     pub fencing: BTreeMap<u32, String>,
+    /// The fencing gateways by address: `ready`, or what is wrong.
+    #[serde(default)]
+    pub gateways: BTreeMap<String, String>,
     /// The guarded service, if one is configured.
     pub resources: Vec<ResourceStatus>,
     /// Standing remarks, such as a watchdog class that proves nothing.
@@ -182,8 +185,27 @@ pub struct ClusterStatus {
     pub waiting: Option<String>,
     /// How long that can take at most.
     pub waiting_ms: Option<u64>,
+    /// Who is being fenced for whom.
+    #[serde(default)]
+    pub intent: Option<IntentStatus>,
+    /// Nodes that are confirmed off, and have not come back.
+    #[serde(default)]
+    pub confirmed_off: Vec<u32>,
     /// Connected nodes.
     pub nodes: BTreeMap<u32, ClientStatus>,
+}
+
+/// The open fencing intent of a cluster at the arbiter.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct IntentStatus {
+    /// The node whose side asks.
+    pub requester: u32,
+    /// The nodes that have no vote meanwhile.
+    pub condemned: Vec<u32>,
+    /// Those of its targets that have been proven off.
+    pub proven: Vec<u32>,
+    /// Since its gateway has asked for it last.
+    pub attested_ms: u64,
 }
 
 /// One client at the arbiter.

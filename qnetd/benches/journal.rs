@@ -219,6 +219,7 @@ impl Site {
                 Action::Send { .. }
                 | Action::StartTls { .. }
                 | Action::Close { .. }
+                | Action::PersistFencing { .. }
                 | Action::Decided { .. } => {}
             }
         }

@@ -38,8 +38,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Options;
 use crate::core::{Action, Arbiter, ClientId, CloseReason, Event};
-use crate::journal::Journal;
 use crate::journal::writer::{Stored, Writer};
+use crate::journal::{Journal, Record};
 use crate::tool;
 use connection::{CONTROL_SLOTS, Command, Gone, Line, Report, Reported};
 use credentials::Stamp;
@@ -296,6 +296,11 @@ impl Daemon {
                 Action::Close { client, reason } => self.close(client, reason),
                 Action::Persist { token, record } => {
                     if !self.disk.store(token, record) {
+                        self.tell_later(Event::PersistFailed(token));
+                    }
+                }
+                Action::PersistFencing { token, record } => {
+                    if !self.disk.store(token, Record::Fencing { fencing: record }) {
                         self.tell_later(Event::PersistFailed(token));
                     }
                 }
@@ -579,5 +584,7 @@ fn describe(reason: CloseReason) -> &'static str {
         CloseReason::Replaced => "its process has connected anew",
         CloseReason::TooManyClients => "there are as many clients as -m allows",
         CloseReason::Unconfirmed => "it did not confirm that it has lost the vote",
+        CloseReason::Fenced => "its node is off",
+        CloseReason::TooManyGateways => "its cluster's gateways have too many connections",
     }
 }

@@ -3,8 +3,9 @@
 //! The state directory holds
 //! * `arbiter.json`: the arbiter's identity, drawn when the directory was first opened, and how
 //!   often it has been opened since; replaced at each open;
-//! * `grants.journal`: a header line, then one line for each batch of grants: their text as JSON
-//!   behind a checksum. It only grows, until a rewrite keeps the newest grant of each cluster;
+//! * `grants.journal`: a header line, then one line for each batch of records, of grants and of
+//!   fencing: their text as JSON behind a checksum. It only grows, until a rewrite keeps the newest
+//!   record of each kind and cluster;
 //! * `lock`: one daemon at a time.
 //!
 //! A checksum covers its line and everything before it, so that a line that is lost, moved or
@@ -28,9 +29,10 @@ use std::path::{Path, PathBuf};
 use host::file::FileError;
 use host::lock::{Lock, LockError};
 use protocol::ids::{ArbiterId, BootId, ClusterName};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::core::{GrantRecord, Memory};
+use crate::core::{FencingRecord, GrantRecord, Memory};
 use storage::{Directory, HostDirectory, Storage, put};
 use text::{Contents, TextError};
 use witness::Witness;
@@ -45,6 +47,25 @@ const JOURNAL_BYTES_MAX: u64 = 1 << 28;
 /// Records that a newer one of the same cluster has replaced: so many are kept before the file is
 /// rewritten, and after a rewrite that failed so many more before it is tried again.
 pub const SUPERSEDED_MAX: usize = 1000;
+
+/// What is stored: one record of each kind stands for a cluster, the newest.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Record {
+    /// To whom the vote was given.
+    Grant(GrantRecord),
+    /// What is known of fencing.
+    Fencing {
+        /// All of it.
+        fencing: FencingRecord,
+    },
+}
+
+impl From<GrantRecord> for Record {
+    fn from(record: GrantRecord) -> Self {
+        Self::Grant(record)
+    }
+}
 
 /// Why the state directory cannot be used, or a grant not stored.
 #[derive(Debug, Error)]
@@ -113,7 +134,7 @@ impl<S: Storage> Tail<S> {
     ///
     /// # Errors
     /// What the system says. Nothing is written again before what may be left of them is cut off.
-    pub fn append(&mut self, records: &[GrantRecord]) -> io::Result<()> {
+    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
         self.clean()?;
         let mut bytes = Vec::new();
         let checksum = text::write_batch(&mut bytes, self.checksum, records)?;
@@ -147,7 +168,7 @@ pub struct Journal<D: Directory = HostDirectory> {
     tail: Tail<D::File>,
     /// The name means the tail's file, durably.
     named: bool,
-    newest: BTreeMap<ClusterName, GrantRecord>,
+    newest: Newest,
     superseded: usize,
     /// So many superseded records lead to the next rewrite.
     rewrite_above: usize,
@@ -236,7 +257,9 @@ impl<D: Directory> Journal<D> {
         let tail = open_tail(&directory, &contents)?;
         let confirmed =
             run.is_some_and(|run| witness::confirms(run, host_boot, identity.id, &contents));
-        let (newest, superseded) = newest(contents.records);
+        let is_old = contents.is_old;
+        let mut newest = Newest::default();
+        let superseded = contents.records.into_iter().map(|record| newest.take_in(record)).sum();
         let mut journal = Self {
             directory,
             tail,
@@ -254,6 +277,10 @@ impl<D: Directory> Journal<D> {
         if let Some(run) = run {
             journal.call_witness(run, host_boot, identity.id);
         }
+        if is_old {
+            // What is added from now on is not of that version.
+            journal.rewrite()?;
+        }
         if let Err(error) = journal.rewrite_if_long() {
             journal.notes.push(error.to_string());
         }
@@ -261,25 +288,29 @@ impl<D: Directory> Journal<D> {
             arbiter: identity.id,
             boot: identity.boot,
             host_boot,
-            grants: journal.newest.values().cloned().collect(),
+            grants: journal.newest.grants.values().cloned().collect(),
+            fencing: journal.newest.fencing.values().cloned().collect(),
         };
         let notes = journal.take_notes();
         Ok(Opened { journal, memory, notes })
     }
 
-    /// Stores grants with one sync; all of them or none.
+    /// Stores records with one sync; all of them or none.
     ///
     /// # Errors
     /// [`JournalError::Io`]; nobody may be told of them.
-    pub fn append(&mut self, records: &[GrantRecord]) -> Result<(), JournalError> {
+    pub fn append<R>(&mut self, records: &[R]) -> Result<(), JournalError>
+    where
+        R: Clone + Into<Record>,
+    {
         if records.is_empty() {
             return Ok(());
         }
         self.keep_name()?;
-        self.tail.append(records).map_err(self.failed("write to"))?;
+        let records: Vec<Record> = records.iter().cloned().map(Into::into).collect();
+        self.tail.append(&records).map_err(self.failed("write to"))?;
         for record in records {
-            let old = self.newest.insert(record.cluster.clone(), record.clone());
-            self.superseded += usize::from(old.is_some());
+            self.superseded += self.newest.take_in(record);
         }
         let reached = self.reached();
         self.testify(&[reached])
@@ -324,8 +355,7 @@ impl<D: Directory> Journal<D> {
 
     /// Puts a file with the newest record of each cluster in the place of the journal.
     fn rewrite(&mut self) -> Result<(), JournalError> {
-        let (bytes, checksum) =
-            text::summed(self.newest.values()).map_err(self.failed("rewrite"))?;
+        let (bytes, checksum) = text::summed(&self.newest.all()).map_err(self.failed("rewrite"))?;
         let (old, new) = (self.reached(), (bytes.len() as u64, checksum));
         self.testify(&[old, new])?;
         let file = put(&self.directory, NAME, &bytes).map_err(self.failed("rewrite"))?;
@@ -343,15 +373,15 @@ impl<D: Directory> Journal<D> {
     /// Nothing proves that these are the last grants that were given in this boot of the host.
     fn disown(&mut self, host_boot: BootId) -> Result<(), JournalError> {
         let mut disowned = 0;
-        for record in self.newest.values_mut().filter(|record| record.host_boot == host_boot) {
-            record.host_boot = BootId::default();
+        for said in self.newest.boots_mut().filter(|said| **said == host_boot) {
+            *said = BootId::default();
             disowned += usize::from(host_boot != BootId::default());
         }
         if disowned == 0 {
             return Ok(());
         }
         self.notes.push(format!(
-            "{}: {disowned} grants of this boot of the host, but nothing shows that no newer ones \
+            "{}: {disowned} records of this boot of the host, but nothing shows that no newer ones \
              were given: the directory was restored, or the run directory was emptied; they count \
              as those of an earlier boot",
             self.directory.path().join(NAME).display()
@@ -387,13 +417,40 @@ impl<D: Directory> Journal<D> {
     }
 }
 
-/// The newest record of each cluster, and how many older ones there are.
-fn newest(records: Vec<GrantRecord>) -> (BTreeMap<ClusterName, GrantRecord>, usize) {
-    let count = records.len();
-    let newest: BTreeMap<ClusterName, GrantRecord> =
-        records.into_iter().map(|record| (record.cluster.clone(), record)).collect();
-    let superseded = count - newest.len();
-    (newest, superseded)
+/// The newest record of each kind and cluster.
+#[derive(Debug, Default)]
+struct Newest {
+    grants: BTreeMap<ClusterName, GrantRecord>,
+    fencing: BTreeMap<ClusterName, FencingRecord>,
+}
+
+impl Newest {
+    /// Takes in a record; returns how many lines nobody needs any more.
+    fn take_in(&mut self, record: Record) -> usize {
+        let old = match record {
+            Record::Grant(record) => self.grants.insert(record.cluster.clone(), record).is_some(),
+            // Where there is nothing to remember, that need not be remembered.
+            Record::Fencing { fencing } if fencing.is_empty() => {
+                return 1 + usize::from(self.fencing.remove(&fencing.cluster).is_some());
+            }
+            Record::Fencing { fencing } => {
+                self.fencing.insert(fencing.cluster.clone(), fencing).is_some()
+            }
+        };
+        usize::from(old)
+    }
+
+    fn all(&self) -> Vec<Record> {
+        let grants = self.grants.values().cloned().map(Record::Grant);
+        let fencing = self.fencing.values().cloned();
+        grants.chain(fencing.map(|fencing| Record::Fencing { fencing })).collect()
+    }
+
+    /// The boot of the host that each was written in.
+    fn boots_mut(&mut self) -> impl Iterator<Item = &mut BootId> {
+        let grants = self.grants.values_mut().map(|record| &mut record.host_boot);
+        grants.chain(self.fencing.values_mut().map(|record| &mut record.host_boot))
+    }
 }
 
 /// Opens the journal for writing behind what is good in it; a journal without a good header is

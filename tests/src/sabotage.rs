@@ -46,4 +46,6 @@ pub enum Sabotage {
     LineageForgotten,
     /// A change of the configuration is applied where it is stored (model).
     ChangeAppliedAlone,
+    /// A device on corosync connects to its arbiter once, and never again (L1).
+    ConnectsOnce,
 }

@@ -202,3 +202,25 @@ async fn a_node_without_a_certificate_or_with_tls_1_2_is_refused() {
     let old = client_config(&site.trust(), Some(&shown), wanted, &[&TLS12]).unwrap();
     assert!(meet(server, Arc::new(old)).await.0.is_err());
 }
+
+#[tokio::test]
+async fn a_gateway_believes_members_and_is_believed_as_gateway_only() {
+    let site = Site::new(Kind::Own);
+    let (trust, name) = (site.trust(), CLUSTER.into());
+    let gateway = site.credential(&Subject::Gateway(CLUSTER.to_owned()));
+    let member = site.credential(&node(CLUSTER, 1));
+    let server = |own| gateway_server(&trust, own, &name).unwrap();
+    let client = |own| gateway_client(&trust, own, &name).unwrap();
+    let (heard, told) = meet(server(&gateway), client(&member)).await;
+    let shown = heard.unwrap();
+    let shown = Identity::from_der(&shown.get_ref().1.peer_certificates().unwrap()[0]).unwrap();
+    assert_eq!((shown.node, shown.gateway, told.is_ok()), (Some(NodeId(1)), false, true));
+    // A node that stands in for the gateway, a gateway that stands in for a node, and a stranger.
+    let (_, told) = meet(server(&member), client(&member)).await;
+    assert!(told.is_err());
+    let (heard, _) = meet(server(&gateway), client(&gateway)).await;
+    assert!(heard.is_err());
+    let stranger = site.credential(&node("other", 1));
+    let (heard, _) = meet(server(&gateway), client(&stranger)).await;
+    assert!(heard.is_err());
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use protocol::fence::{Answer, FRAME_ANSWER};
 use protocol::ids::{ArbiterId, BootId, ClusterName, Epoch, GrantId, NodeId, RingId, ViewId};
 use protocol::qnet::{
     Deframer, Grant, Hello, HostKind, Message, MessageType, NodeInfo, NodeListType, Options,
@@ -11,8 +12,8 @@ use protocol::qnet::{
 use protocol::time::Time;
 use protocol::vote::TieBreaker;
 use qnetd::core::{
-    Action, Arbiter, ClientId, ClusterSettings, Event, GrantRecord, Memory, Peer, Settings, Token,
-    VoteHold,
+    Action, Arbiter, ClientId, ClusterSettings, Event, FencingRecord, GrantRecord, Memory, Peer,
+    Settings, Token, VoteHold,
 };
 
 use crate::tape::Tape;
@@ -72,6 +73,7 @@ fn memory(tape: &mut Tape<'_>) -> Memory {
         boot: 1 + tape.number32() % 1000,
         host_boot: BootId(1 + u128::from(tape.byte())),
         grants: Vec::new(),
+        fencing: Vec::new(),
     };
     for _ in 0..tape.byte() / 64 {
         memory.grants.push(GrantRecord {
@@ -112,6 +114,12 @@ struct Lease {
     until: Time,
 }
 
+/// A record that is being written.
+enum Stored {
+    Grant(GrantRecord),
+    Fencing(FencingRecord),
+}
+
 struct World {
     arbiter: Arbiter,
     settings: Settings,
@@ -126,7 +134,8 @@ struct World {
     /// What was said to be stored, in order; and what waits for the disk.
     journal: Vec<GrantRecord>,
     records: BTreeMap<GrantId, GrantRecord>,
-    writes: Vec<(Token, GrantRecord)>,
+    writes: Vec<(Token, Stored)>,
+    fencing: BTreeMap<ClusterName, FencingRecord>,
     epochs: BTreeMap<ClusterName, Epoch>,
 }
 
@@ -146,6 +155,7 @@ impl World {
             leases: Vec::new(),
             records: BTreeMap::new(),
             writes: Vec::new(),
+            fencing: BTreeMap::new(),
             epochs: BTreeMap::new(),
         }
     }
@@ -191,7 +201,7 @@ impl World {
         self.say(at, &message);
         if self.settings.tls != TlsSupport::Unsupported {
             self.say(at, &Message::new(MessageType::StartTls, Some(2)));
-            self.secured(at, Some(Peer { cluster: name, node: None }));
+            self.secured(at, Some(Peer { cluster: name, node: None, gateway: false }));
         }
         let options = Options {
             seq: Some(3),
@@ -268,6 +278,7 @@ impl World {
         let identity = tape.maybe(|tape| Peer {
             cluster: words::cluster(tape),
             node: tape.maybe(|tape| NodeId(tape.number32())),
+            gateway: tape.flag(),
         });
         self.secured(at, identity);
     }
@@ -301,8 +312,15 @@ impl World {
         }
         let (token, record) = self.writes.remove(0);
         if choice < 200 {
-            self.records.insert(record.grant, record.clone());
-            self.journal.push(record);
+            match record {
+                Stored::Grant(record) => {
+                    self.records.insert(record.grant, record.clone());
+                    self.journal.push(record);
+                }
+                Stored::Fencing(record) => {
+                    self.fencing.insert(record.cluster.clone(), record);
+                }
+            }
             self.tell(Event::Persisted(token));
         } else {
             self.tell(Event::PersistFailed(token));
@@ -371,7 +389,12 @@ impl World {
                         seat.client = None;
                     }
                 }
-                Action::Persist { token, record } => self.writes.push((token, record)),
+                Action::Persist { token, record } => {
+                    self.writes.push((token, Stored::Grant(record)));
+                }
+                Action::PersistFencing { token, record } => {
+                    self.writes.push((token, Stored::Fencing(record)));
+                }
                 Action::Decided { text, .. } => {
                     assert!(!text.is_empty() && text.lines().count() == 1, "{text:?}");
                 }
@@ -387,6 +410,10 @@ impl World {
         // To an option to set that nobody knows, without a number, there is nothing to say, and
         // the stock daemon says that as well (wire 1.3, type 7).
         if frame.body.is_empty() && frame.kind == MessageType::SetOptionReply as u16 {
+            return;
+        }
+        if frame.kind == FRAME_ANSWER {
+            Answer::decode(&frame.body).unwrap_or_else(|error| panic!("{error}: {frame:?}"));
             return;
         }
         let message = Message::decode(&frame);
@@ -450,6 +477,7 @@ impl World {
         }
         self.memory.boot = self.memory.boot.saturating_add(1);
         self.memory.grants = newest.into_values().collect();
+        self.memory.fencing = self.fencing.into_values().collect();
         let mut next = Arbiter::new(Time::ZERO, self.settings, self.memory.clone());
         next.handle(Time::ZERO, Event::Timeout);
         for record in &self.memory.grants {

@@ -9,6 +9,7 @@
 //! * [`files`], [`journal`]: configuration, settings and state.
 //! * [`lines`]: local sockets.
 //! * [`certificates`]: certificates, keys, requests, bundles and the beginning of TLS.
+//! * [`ipmi`]: what BMCs send.
 //! * [`tape`], `words`: from a fuzzer's bytes to things that happen.
 //! * [`corpus`]: many inputs in one file.
 
@@ -18,6 +19,7 @@ pub mod codec;
 pub mod corpus;
 pub mod device;
 pub mod files;
+pub mod ipmi;
 pub mod journal;
 pub mod lines;
 pub mod node;
@@ -28,7 +30,7 @@ mod words;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus, its program and its regressions.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("framing", codec::framing),
     ("message", codec::message),
     ("beat", codec::beat),
@@ -43,4 +45,6 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("bundle", certificates::bundle),
     ("certificate", certificates::certificate),
     ("handshake", certificates::handshake),
+    ("ipmi", ipmi::ipmi),
+    ("bmc", ipmi::bmc),
 ];

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node::core::{Action, Config, Event, Identity, Node, Stored};
-use protocol::cluster::{Accepted, Answer, Beat, Installed, Placement, Proposal};
+use protocol::cluster::{Accepted, Answer, Beat, Installed, KnownOff, OffBy, Placement, Proposal};
+use protocol::fence::{How, Outcome, Proof};
 use protocol::ids::{BootId, Epoch, InstanceId, NodeId};
 use protocol::status::QuorumState;
 use protocol::time::Time;
@@ -89,7 +90,7 @@ impl World {
     }
 
     fn step(&mut self, tape: &mut Tape<'_>) {
-        match tape.below(16) {
+        match tape.below(18) {
             0..=5 => self.hear(tape),
             6 => self.poll(tape),
             7 => self.tell(if tape.flag() { Event::DeviceUp } else { Event::DeviceDown }),
@@ -100,6 +101,7 @@ impl World {
                 self.leaving = true;
                 self.tell(Event::Leave);
             }
+            16 | 17 => self.gateway(tape),
             12..=14 => self.pass(10 * (1 + u64::from(tape.byte()))),
             _ => self.pass(u64::from(tape.number32())),
         }
@@ -127,6 +129,24 @@ impl World {
             }
         }
         self.tell(Event::Heard(Box::new(beat)));
+    }
+
+    /// A fencing gateway says anything.
+    fn gateway(&mut self, tape: &mut Tape<'_>) {
+        let node = NodeId(1 + u32::from(tape.byte() % 4));
+        let boot = BootId(u128::from(tape.byte() % 4));
+        let proof = Proof { node, boot, how: How::ReadOff, sent_ms: u64::from(tape.number32()) };
+        let no = |tape: &mut Tape<'_>| {
+            let why = "no".to_owned();
+            if tape.flag() { Outcome::Failed { why } } else { Outcome::Refused { why } }
+        };
+        self.tell(match tape.below(5) {
+            0 => Event::Gateway { configured: tape.byte() < 224 },
+            1 => Event::FenceProof { proof },
+            2 => Event::FenceProgress { node: Some(node), text: "cutting".to_owned() },
+            3 => Event::FenceEnded { result: Ok([(node, no(tape))].into()) },
+            _ => Event::FenceEnded { result: Err("no answer".to_owned()) },
+        });
     }
 
     fn poll(&mut self, tape: &mut Tape<'_>) {
@@ -209,6 +229,9 @@ impl World {
                 assert!(self.leaving, "a peer has ended the node");
                 self.over = true;
             }
+            Action::Fence { targets, .. } => {
+                assert!(!targets.is_empty() && !targets.contains(&NodeId(1)), "{targets:?}");
+            }
             Action::Host(_) | Action::Entitle { .. } | Action::StopService => {}
         }
     }
@@ -239,6 +262,17 @@ fn any_beat(tape: &mut Tape<'_>, from: NodeId) -> Beat {
         placing: tape.maybe(placement),
         running: tape.flag(),
         leaving: tape.byte() >= 192,
+        off: if tape.byte() < 224 { Vec::new() } else { vec![known_off(tape)] },
+    }
+}
+
+fn known_off(tape: &mut Tape<'_>) -> KnownOff {
+    KnownOff {
+        node: NodeId(1 + u32::from(tape.byte() % 4)),
+        boot: BootId(u128::from(tape.byte() % 4)),
+        by: OffBy::Power,
+        sent_ms: tape.number32(),
+        epoch: words::epoch(tape),
     }
 }
 

@@ -19,7 +19,7 @@ macro_rules! replay {
 
 replay! {
     framing message beat arbiter device node conf settings state journal lines bundle certificate
-    handshake
+    handshake ipmi bmc
 }
 
 #[test]

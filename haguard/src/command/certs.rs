@@ -57,6 +57,14 @@ enum What {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         node: u32,
     },
+    /// Issue the certificate of a cluster's fencing gateway: gateway.pem, gateway-key.pem and ca.pem
+    Gateway {
+        #[command(flatten)]
+        places: Places,
+        /// The cluster's name (totem.cluster_name)
+        #[arg(long, value_name = "NAME")]
+        cluster: String,
+    },
     /// Sign the certificate request of a stock cluster's node: cluster-NAME.crt
     Sign {
         /// The authority's directory
@@ -114,6 +122,9 @@ pub fn run(options: &Options) -> Result<()> {
         What::Node { places, cluster, node } => {
             let subject = Subject::Node { cluster: cluster.clone(), node: NodeId(*node) };
             issue_to(places, &subject, "node")
+        }
+        What::Gateway { places, cluster } => {
+            issue_to(places, &Subject::Gateway(cluster.clone()), "gateway")
         }
         What::Sign { dir, request, cluster, force } => stores::sign(dir, request, cluster, *force),
         What::Import(options) => stores::import(options),
@@ -270,7 +281,10 @@ impl Shown {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
             .context("the certificate cannot be read: issue it again")?;
         let cluster = identity.cluster.to_string();
-        let names = names(&cluster, identity.node);
+        let names = match identity.gateway {
+            true => format!("cluster {cluster}, fencing gateway"),
+            false => names(&cluster, identity.node),
+        };
         let validity = parsed.validity();
         Ok(Self {
             serial: format!("{:x}", parsed.serial),

@@ -3,6 +3,7 @@
 pub mod certs;
 pub mod certutil;
 pub mod demo;
+pub mod fence;
 pub mod node;
 pub mod qdevice;
 pub mod qnetd;

@@ -4,7 +4,9 @@
 //! # Layout
 //! * [`swarm`]: many seeds on all cores. [`progress`]: what people see meanwhile.
 //! * [`story`]: one run told, and what is said at the end.
+//! * [`exhaustive`]: every way through short stories, instead of one way through long ones.
 
+pub mod exhaustive;
 pub mod progress;
 pub mod story;
 pub mod swarm;
@@ -51,12 +53,24 @@ pub struct Options {
     with: Option<With>,
     /// Run this scenario instead, and tell what happens
     #[arg(long, value_name = "FILE",
-          conflicts_with_all = ["seeds", "nodes", "with", "minutes", "jobs", "save"])]
+          conflicts_with_all = ["seeds", "nodes", "with", "minutes", "seconds", "jobs", "save"])]
     scenario: Option<PathBuf>,
+    /// Take every way through short stories instead, as far as --states allows
+    #[arg(long, conflicts_with_all = ["seeds", "nodes", "with", "minutes", "seconds", "save",
+          "scenario"])]
+    exhaustive: bool,
+    /// So many different states of each case of --exhaustive [default: 20000]
+    #[arg(long, value_name = "N", requires = "exhaustive",
+          value_parser = clap::value_parser!(u32).range(100..=100_000_000))]
+    states: Option<u32>,
     /// Stop after this long, even if seeds are left
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: Option<u64>,
-    /// How many schedules at a time [default: one a core]
+    /// Let each schedule last exactly this many virtual seconds, to measure by; else it ends when
+    /// all has been well for a while, and that is asked of it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: Option<u64>,
+    /// How many schedules, or cases, at a time [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Where to write the scenario that breaks a rule, made small, for --scenario
@@ -85,6 +99,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if let Some(path) = &options.scenario {
         return run_file(path, options.json);
     }
+    if options.exhaustive {
+        let states = options.states.map(usize::try_from).transpose()?;
+        return exhaustive::run(states, options.jobs.map_or_else(cores, usize::from), options.json);
+    }
     let seeds = match (options.seeds, options.minutes) {
         (Some(seeds), Some(_)) => seeds,
         (Some(seeds), None) if seeds.end().is_some() => seeds,
@@ -103,6 +121,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             Some(With::Corosync) => What::Corosync,
         },
         minutes: options.minutes,
+        seconds: options.seconds,
         jobs: options.jobs.map_or_else(cores, usize::from),
         sabotage: None,
     };

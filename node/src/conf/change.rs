@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ClusterConf;
 
 /// Keys, and sections with all their keys, that may change while a node runs. Each concerns one
-/// device's way to its arbiter, or is a number for people and the arbiter.
+/// device's way to its arbiter or one node's way to a gateway, which asks the arbiter whatever it is
+/// told, or is a number for people and the arbiter.
 const LIVE: &[&str] = &[
+    "haguard.gateway",
     "quorum.device.heuristics",
     "quorum.device.net.connect_timeout",
     "quorum.device.net.force_ip_version",

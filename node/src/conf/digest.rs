@@ -180,6 +180,10 @@ fn render_haguard(out: &mut Out, haguard: &GuardConf) {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     out.key("trust_process_watchdog", yes_no(haguard.trust_process_watchdog));
     out.key("trust_virtual_watchdog", yes_no(haguard.trust_virtual_watchdog));
+    if !haguard.gateways.is_empty() {
+        let gateways: Vec<String> = haguard.gateways.iter().map(ToString::to_string).collect();
+        out.key("gateway", gateways.join(", "));
+    }
     if let Some(service) = &haguard.service {
         out.open("service");
         out.key("name", &service.name);

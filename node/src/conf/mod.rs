@@ -26,6 +26,7 @@ mod schema;
 pub mod votes;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -48,6 +49,8 @@ pub const MAX_VOTES: u64 = 1_000_000;
 pub const MAX_EXECS: usize = 32;
 /// The udp port of link 0; link n has this plus n (corosync.conf(5) `mcastport`).
 pub const DEFAULT_PORT: u16 = 5405;
+/// The most fencing gateways.
+pub const MAX_GATEWAYS: usize = 8;
 /// The arbiter's tcp port (corosync-qdevice(8) `port`).
 pub const DEFAULT_ARBITER_PORT: u16 = 5403;
 
@@ -443,8 +446,26 @@ pub struct GuardConf {
     pub trust_process_watchdog: bool,
     /// `trust_virtual_watchdog`: class B counts as proof (safety 13, 23).
     pub trust_virtual_watchdog: bool,
+    /// `gateway`: the fencing gateways, in the order in which they are asked.
+    pub gateways: Vec<GatewayConf>,
     /// `service`: the guarded command.
     pub service: Option<ServiceConf>,
+}
+
+/// One fencing gateway of `haguard.gateway`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GatewayConf {
+    /// Its address or name; an IPv6 address without brackets.
+    pub host: String,
+    /// Its tcp port.
+    pub port: u16,
+}
+
+impl fmt::Display for GatewayConf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 /// `haguard.watchdog`.

@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use protocol::fence::GATEWAY_PORT;
 use protocol::ids::{ClusterName, NodeId};
 use protocol::times::{DEVICE_SYNC_TIMEOUT, DEVICE_TIMEOUT};
 use protocol::vote::{Algorithm, TieBreaker};
 
+use super::address::{Host, judge};
 use super::fields::{Fields, Reader, decimal};
 use super::keys;
 use super::parse::Section;
 use super::report::{Level, Lines, Report};
 use super::{
-    AutoTieBreaker, ClusterConf, DEFAULT_ARBITER_PORT, DeviceConf, ForceIp, GuardConf,
-    HeuristicsConf, HeuristicsMode, IpVersion, LinkConf, LinkMode, MAX_LINK, NetConf, NodeConf,
-    Provider, QuorumConf, Refusal, ServiceConf, TlsMode, TotemConf, Transport, WatchdogChoice,
+    AutoTieBreaker, ClusterConf, DEFAULT_ARBITER_PORT, DeviceConf, ForceIp, GatewayConf, GuardConf,
+    HeuristicsConf, HeuristicsMode, IpVersion, LinkConf, LinkMode, MAX_GATEWAYS, MAX_LINK, NetConf,
+    NodeConf, Provider, QuorumConf, Refusal, ServiceConf, TlsMode, TotemConf, Transport,
+    WatchdogChoice,
 };
 
 /// The longest timer of the stock device, in milliseconds (wire 3.1).
@@ -384,6 +387,7 @@ fn read_haguard(r: &mut Reader<'_>, from: &[&Section]) -> GuardConf {
     };
     let process = f.bool_word(r, "trust_process_watchdog", |yes| yes, &[]);
     let virtual_device = f.bool_word(r, "trust_virtual_watchdog", |yes| yes, &[]);
+    let gateways = read_gateways(r, f);
     let services = f.sections("service");
     fields.close(r);
     if let Some(second) = services.get(1) {
@@ -393,8 +397,38 @@ fn read_haguard(r: &mut Reader<'_>, from: &[&Section]) -> GuardConf {
         watchdog,
         trust_process_watchdog: process.unwrap_or(false),
         trust_virtual_watchdog: virtual_device.unwrap_or(false),
+        gateways,
         service: services.first().map(|section| read_service(r, section)),
     }
+}
+
+/// `HOST[:PORT]`, several with commas between them.
+fn read_gateways(r: &mut Reader<'_>, f: &mut Fields<'_>) -> Vec<GatewayConf> {
+    let Some(key) = f.key(r, "gateway") else { return Vec::new() };
+    let read: Option<Vec<GatewayConf>> = key.value.split(',').map(gateway).collect();
+    let read = read.filter(|gateways| gateways.len() <= MAX_GATEWAYS);
+    if read.is_none() {
+        let wanted = format!(
+            "HOST or HOST:PORT, at most {MAX_GATEWAYS} with commas between them, IPv6 in brackets"
+        );
+        f.refuse(r, key, &wanted);
+    }
+    read.unwrap_or_default()
+}
+
+fn gateway(text: &str) -> Option<GatewayConf> {
+    let text = text.trim();
+    let (host, rest) = match text.strip_prefix('[') {
+        Some(inner) => inner.split_once(']').filter(|(host, _)| host.contains(':'))?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match rest.strip_prefix(':') {
+        Some(port) => u16::try_from(decimal(port)?).ok().filter(|port| *port > 0)?,
+        None if rest.is_empty() => GATEWAY_PORT,
+        None => return None,
+    };
+    let usable = judge(host) != Host::Unusable;
+    usable.then(|| GatewayConf { host: host.to_owned(), port })
 }
 
 fn read_service(r: &mut Reader<'_>, section: &Section) -> ServiceConf {

@@ -226,6 +226,8 @@ impl Node {
             }
         }
         self.seen_all |= installed.members.len() == self.config.votes.len();
+        let configured: Vec<NodeId> = self.config.votes.keys().copied().collect();
+        self.fencing.view(now, &installed.members, &configured);
         let ballot = Ballot::new(installed, free);
         self.actions.push_back(Action::Decided(format!(
             "view {} installed: members {}, epoch {}",

@@ -53,7 +53,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Takes a beat in. `sent` is the sending time of my beat that it answers.
+    /// It is younger than the newest one, or of another life.
+    pub(super) fn is_news(&self, beat: &Beat) -> bool {
+        let known = self.beat.as_ref().filter(|old| old.instance == beat.instance);
+        known.is_none_or(|old| beat.seq > old.seq)
+    }
+
+    /// Takes a beat in that is news. `sent` is the sending time of my beat that it answers.
     pub(super) fn hear(
         &mut self,
         now: Time,
@@ -62,10 +68,6 @@ impl Peer {
         sent: Option<Time>,
         beat: Beat,
     ) {
-        let known = self.beat.as_ref().filter(|old| old.instance == beat.instance);
-        if known.is_some_and(|old| beat.seq <= old.seq) {
-            return;
-        }
         self.heard_at = now;
         self.left_cleanly = beat.leaving && !beat.running;
         self.foreign_config = beat.config_digest != digest;

@@ -7,22 +7,25 @@
 //! * `agreement`: propose, accept, install; a view id is never used twice.
 //! * `memory`: what a node does whose disk knows no epoch (rule S4).
 //! * `quorum`: whose votes count until when; QUORATE, FROZEN, INQUORATE (rule S1).
+//! * `fencing`: whose power must be cut, and what proves that it was (rules S6, S7).
 //! * `service`: where the service belongs, and when it may start here (rule S6).
 //!
 //! What has to be on disk before it is said is compared with what *is* on disk: `want` is what
 //! the node would like to have stored, `durable` what [`Event::Persisted`] has confirmed.
 
 mod agreement;
+mod fencing;
 mod membership;
 mod memory;
 mod quorum;
 mod service;
 mod snapshot;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use protocol::cluster::{Answer, Beat, Placement};
+use protocol::fence::{Outcome, Proof};
 use protocol::host::{FromHost, HostQuorum, HostView};
 use protocol::ids::{BootId, Epoch, GrantId, InstanceId, NodeId, ViewId};
 use protocol::rng::Rng;
@@ -33,6 +36,7 @@ use protocol::vote::Bound;
 use serde::{Deserialize, Serialize};
 
 use agreement::Agreement;
+use fencing::Fencing;
 use membership::Peer;
 use quorum::Ballot;
 use service::Service;
@@ -80,6 +84,28 @@ pub enum Event {
     },
     /// The keeper has proven that nothing of the service is left.
     Stopped,
+    /// A fencing gateway is configured, or none is (any more). Without this word there is none.
+    Gateway {
+        /// There is one.
+        configured: bool,
+    },
+    /// The gateway has proven a node off, for the last [`Action::Fence`].
+    FenceProof {
+        /// The proof.
+        proof: Proof,
+    },
+    /// The gateway says what it does, for status.
+    FenceProgress {
+        /// About whom; `None`: about all.
+        node: Option<NodeId>,
+        /// What.
+        text: String,
+    },
+    /// The last [`Action::Fence`] is over.
+    FenceEnded {
+        /// How, for each target; or why no gateway has answered.
+        result: Result<BTreeMap<NodeId, Outcome>, String>,
+    },
     /// The operator ends the daemon.
     Leave,
     /// The [`Node::deadline`] has passed.
@@ -123,6 +149,14 @@ pub enum Action {
     },
     /// Stop the service through the keeper: SIGTERM, then SIGKILL, then proof.
     StopService,
+    /// Ask the fencing gateway to cut the power of these nodes (rule S7), and say how that ends.
+    /// It stands in for the one before, whose end is of no interest any more.
+    Fence {
+        /// Whose.
+        targets: BTreeSet<NodeId>,
+        /// The highest epoch that this node knows, for the arbiter to judge.
+        epoch: Epoch,
+    },
     /// Everything is stopped and told: the daemon may end.
     Exit,
     /// A decision, for the log.
@@ -231,6 +265,7 @@ pub struct Node {
     entitled: Option<Time>,
 
     service: Service,
+    fencing: Fencing,
     leaving: bool,
     left_beats: u32,
     actions: VecDeque<Action>,
@@ -268,6 +303,7 @@ impl Node {
             arbiter_epoch: Epoch(0),
             entitled: None,
             service: Service::default(),
+            fencing: Fencing::default(),
             leaving: false,
             left_beats: 0,
             actions: VecDeque::new(),
@@ -278,6 +314,7 @@ impl Node {
 
     /// Takes a fact in.
     pub fn handle(&mut self, now: Time, event: Event) {
+        let said = self.actions.len();
         match event {
             Event::Heard(beat) => self.heard(now, *beat),
             Event::DeviceUp => self.device_up(),
@@ -295,10 +332,14 @@ impl Node {
             Event::Started { serial } => self.service.started(serial),
             Event::Exited { serial } => self.service.exited(now, serial),
             Event::Stopped => self.service.stopped(),
+            Event::Gateway { configured } => self.gateway(configured),
+            Event::FenceProof { proof } => self.proven_off(now, &proof),
+            Event::FenceProgress { node, text } => self.fence_progress(node, &text),
+            Event::FenceEnded { result } => self.fence_ended(now, result),
             Event::Leave => self.leaving = true,
             Event::Timeout => {}
         }
-        self.evaluate(now);
+        self.evaluate(now, said);
     }
 
     /// The next duty, in order; `None` when all are done.
@@ -319,7 +360,8 @@ impl Node {
         }
         self.peers.values().filter_map(Peer::contact_ends).for_each(&mut consider);
         let free = self.current.as_ref().map(|ballot| ballot.vote_free_at);
-        for at in [free, self.service.wakes(), self.write_retry].into_iter().flatten() {
+        let wakes = [self.service.wakes(), self.fencing.wakes()];
+        for at in wakes.into_iter().chain([free, self.write_retry]).flatten() {
             consider(at);
         }
         Some(first)
@@ -356,15 +398,17 @@ impl Node {
         self.durable.epoch
     }
 
-    /// Draws every conclusion from what is known now; called after every fact.
-    fn evaluate(&mut self, now: Time) {
+    /// Draws every conclusion from what is known now; called after every fact, whose first duty is
+    /// the one with the number `said`.
+    fn evaluate(&mut self, now: Time, said: usize) {
         self.evaluated = now;
         self.watch_contacts(now);
         self.agree(now);
         self.recall(now);
         self.count(now);
         self.tell_device();
-        self.entitle(now);
+        self.entitle(now, said);
+        self.fence(now);
         self.place();
         self.run_service(now);
         self.store(now);
@@ -378,7 +422,11 @@ impl Node {
         let sent = answered.and_then(|answer| self.sent_at(answer.seq));
         let digest = self.config.digest;
         let Some(peer) = self.peers.get_mut(&beat.from) else { return };
-        peer.hear(now, me, digest, sent, beat);
+        if peer.is_news(&beat) {
+            peer.hear(now, me, digest, sent, beat.clone());
+            self.heard_alive(now, beat.from, beat.boot);
+            self.hear_off(now, &beat);
+        }
     }
 
     fn sent_at(&self, seq: u64) -> Option<Time> {
@@ -460,11 +508,13 @@ impl Node {
         if self.sent.len() > SENT_REMEMBERED {
             self.sent.pop_front();
         }
+        let mut aged = beat.clone();
+        self.age_off(now, &mut aged.off);
         for (node, peer) in &mut self.peers {
             if beat.view.as_ref().is_some_and(|view| view.members.contains(node)) {
                 peer.promise(times::PEER_PROMISE);
             }
-            let mut beat = Box::new(beat.clone());
+            let mut beat = Box::new(aged.clone());
             beat.seq = self.seq;
             beat.answers = peer.newest();
             self.actions.push_back(Action::Beat { to: *node, beat });
@@ -472,7 +522,7 @@ impl Node {
         self.last_beat = Some(beat);
     }
 
-    /// The beat for everyone; sequence number and answer are filled in for each.
+    /// The beat for everyone; sequence number, answer and ages are filled in for each.
     fn compose(&self, now: Time) -> Beat {
         let view = self.current.as_ref().filter(|ballot| !ballot.left).map(|ballot| {
             let mut installed = ballot.installed.clone();
@@ -497,6 +547,7 @@ impl Node {
             placing: self.service.placing,
             running: self.service.may_run(),
             leaving: self.leaving && !self.service.may_run(),
+            off: self.known_off(),
         }
     }
 

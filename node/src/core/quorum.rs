@@ -221,7 +221,9 @@ impl Node {
                 format!("wait_for_all: node {} has not been seen yet", names.join(", "))
             }
             Hindrance::TwoNode => {
-                "two_node: the peer must be confirmed off, and no fencing is configured".to_owned()
+                "two_node: the peer must be confirmed off, and only an arbiter can say for whom: \
+                 use a quorum device"
+                    .to_owned()
             }
             Hindrance::VoteLent => "a lost node may still count this node's vote".to_owned(),
         })
@@ -282,6 +284,9 @@ impl Node {
             )));
         }
         self.track_outside(now);
+        if state == QuorumState::Quorate && state != before {
+            self.keep_proofs(before);
+        }
         self.answer_polls();
     }
 
@@ -364,14 +369,18 @@ impl Node {
         }
     }
 
-    /// Tells the keeper how long the present votes last.
-    pub(super) fn entitle(&mut self, now: Time) {
+    /// Tells the keeper how long the present votes last. A shorter time is told before anything
+    /// else that follows from the same fact, which begins at `said`: a daemon that dies in between
+    /// must not leave a keeper behind that counts on votes which it has given up.
+    pub(super) fn entitle(&mut self, now: Time, said: usize) {
         let until = self.entitled_until(now, self.state);
         if until != self.entitled {
+            let shorter = until < self.entitled;
             self.entitled = until;
             let epoch = self.view_epoch();
             let until = until.unwrap_or(Time::ZERO);
-            self.actions.push_back(Action::Entitle { until, epoch });
+            let at = if shorter { said } else { self.actions.len() };
+            self.actions.insert(at, Action::Entitle { until, epoch });
         }
     }
 

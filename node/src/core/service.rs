@@ -45,7 +45,25 @@ pub(super) struct Service {
     /// What the node, as the lowest id, asks everyone to store.
     pub(super) placing: Option<Placement>,
     /// Why it does not start here though it belongs here.
-    pub(super) waits: Option<(String, Option<Time>)>,
+    pub(super) waits: Option<Wait>,
+}
+
+/// What something waits for.
+#[derive(Clone, Debug)]
+pub(super) struct Wait {
+    /// In words.
+    pub(super) text: String,
+    /// It ends by itself then, if nothing ends it before.
+    pub(super) until: Option<Time>,
+    /// Without an operator it does not end.
+    pub(super) operator: bool,
+}
+
+impl Wait {
+    /// For something that ends when it ends.
+    fn for_event(text: String) -> Self {
+        Self { text, until: None, operator: false }
+    }
 }
 
 impl Service {
@@ -77,7 +95,7 @@ impl Service {
     }
 
     pub(super) fn wakes(&self) -> Option<Time> {
-        let waits = self.waits.as_ref().and_then(|(_, until)| *until);
+        let waits = self.waits.as_ref().and_then(|wait| wait.until);
         self.restart_at.into_iter().chain(waits).min()
     }
 }
@@ -163,11 +181,11 @@ impl Node {
         };
         if placement.epoch < view.epoch {
             let text = "it has not been placed in this view yet".to_owned();
-            self.service.waits = Some((text, None));
+            self.service.waits = Some(Wait::for_event(text));
             return;
         }
-        if let Some((text, until)) = self.start_waits_for(now, placement, &view.members) {
-            self.service.waits = Some((text, until));
+        if let Some(wait) = self.start_waits_for(now, placement, &view.members) {
+            self.service.waits = Some(wait);
             return;
         }
         if self.service.restart_at.is_some_and(|at| at > now) {
@@ -182,43 +200,48 @@ impl Node {
         self.actions.push_back(Action::StartService { serial, epoch: view.epoch, until });
     }
 
-    /// What a start here still waits for, and until when if that is known.
-    fn start_waits_for(
-        &self,
-        now: Time,
-        placement: Placement,
-        members: &[NodeId],
-    ) -> Option<(String, Option<Time>)> {
+    /// What a start here still waits for.
+    fn start_waits_for(&self, now: Time, placement: Placement, members: &[NodeId]) -> Option<Wait> {
         let view = self.view();
         for (node, peer) in self.peers.iter().filter(|(node, _)| members.contains(node)) {
             let beat = peer.beat.as_ref()?;
             if beat.view.as_ref().map(|view| view.id) != view || beat.placement != Some(placement) {
-                return Some((format!("node {node} has not stored the placement"), None));
+                return Some(Wait::for_event(format!("node {node} has not stored the placement")));
             }
             if beat.running {
-                return Some((format!("node {node} may still run it"), None));
+                return Some(Wait::for_event(format!("node {node} may still run it")));
             }
         }
         let ballot = self.current.as_ref()?;
-        let waits = self
-            .outside(ballot)
-            .filter_map(|node| self.recovery_waits_for(now, node).map(|wait| (wait, node)));
+        let waits = self.outside(ballot).filter_map(|node| self.recovery_waits_for(now, node));
         // The longest wait, and an operator's before any that ends by itself.
-        waits.max_by_key(|((_, until), _)| until.unwrap_or(Time::NEVER)).map(|(wait, _)| wait)
+        waits.max_by_key(|wait| (wait.operator, wait.until.unwrap_or(Time::NEVER)))
     }
 
-    /// What a start waits for because of one node outside the view (rule S6).
-    pub(super) fn recovery_waits_for(
-        &self,
-        now: Time,
-        node: NodeId,
-    ) -> Option<(String, Option<Time>)> {
-        if self.peers.get(&node).is_some_and(|peer| peer.left_cleanly) {
+    /// What a start waits for because of one node outside the view (rule S6): the first proof of
+    /// fencing or of time.
+    pub(super) fn recovery_waits_for(&self, now: Time, node: NodeId) -> Option<Wait> {
+        if self.peers.get(&node).is_some_and(|peer| peer.left_cleanly) || self.is_off(node) {
             return None;
         }
+        let by_time = self.by_time(now, node)?;
+        let Some(fencing) = self.fencing_text(now, node) else { return Some(by_time) };
+        match by_time.until {
+            Some(until) => {
+                let text = format!("{} ({})", by_time.text, fencing.text);
+                Some(Wait { text, until: Some(until), operator: false })
+            }
+            None => Some(fencing),
+        }
+    }
+
+    /// What it waits for by time alone; nothing before this node is QUORATE without the other.
+    pub(super) fn by_time(&self, now: Time, node: NodeId) -> Option<Wait> {
+        let operator = |text: String| Some(Wait { text, until: None, operator: true });
         let Some(bound) = self.durable.bounds.get(&node) else {
-            let text = format!("node {node} has never announced a bound: confirm that it is off");
-            return Some((text, None));
+            return operator(format!(
+                "node {node} has never announced a bound: confirm that it is off"
+            ));
         };
         let trusted = match bound.class {
             WatchdogClass::A => true,
@@ -227,15 +250,15 @@ impl Node {
             WatchdogClass::D => false,
         };
         if !trusted {
-            let text = format!(
+            return operator(format!(
                 "node {node} has a watchdog of class {:?}, which proves nothing here: \
                  confirm that it is off",
                 bound.class
-            );
-            return Some((text, None));
+            ));
         }
         let since = self.outside_since.get(&node)?;
         let until = *since + Duration::from_millis(u64::from(bound.bound_ms));
-        (now < until).then(|| (format!("the bound of node {node}"), Some(until)))
+        let text = format!("the bound of node {node}");
+        (now < until).then_some(Wait { text, until: Some(until), operator: false })
     }
 }

@@ -10,7 +10,7 @@ use protocol::time::Time;
 use protocol::vote::WatchdogClass;
 
 use super::Node;
-use super::service::Running;
+use super::service::{Running, Wait};
 
 impl Node {
     /// The whole picture now.
@@ -51,6 +51,7 @@ impl Node {
             },
             peers: self.peers.keys().map(|node| (node.0, self.peer_status(now, *node))).collect(),
             fencing: self.fencing(now, state),
+            gateways: BTreeMap::new(),
             resources: self.resource(state).into_iter().collect(),
             warnings: self.warnings(),
         }
@@ -115,26 +116,37 @@ impl Node {
         let Some(ballot) = &self.current else { return BTreeMap::new() };
         let outside = self.outside(ballot);
         let text = |node| match self.recovery_waits_for(now, node) {
-            None if self.outside_since.contains_key(&node) => {
-                "its bound has passed: its services have ended".to_owned()
-            }
-            // Quorate since this very moment: its bound begins with the next event.
-            None if state == QuorumState::Quorate => {
-                let bound_ms = self.durable.bounds.get(&node).map_or(0, |bound| bound.bound_ms);
-                format!("waits {bound_ms} ms for the bound of node {node}")
-            }
-            None => "not quorate: nothing is recovered".to_owned(),
-            Some((text, None)) => format!("waits for the operator: {text}"),
-            Some((text, Some(until))) => format!("waits {} ms for {text}", millis(now, until)),
+            Some(wait) => wait_text(now, &wait),
+            None => self.settled_text(now, state, node),
         };
         outside.map(|node| (node.0, text(node))).collect()
+    }
+
+    /// Nothing of this node is waited for: why.
+    fn settled_text(&self, now: Time, state: QuorumState, node: NodeId) -> String {
+        if let Some(text) = self.off_text(now, node) {
+            return text;
+        }
+        if self.outside_since.contains_key(&node) {
+            return "its bound has passed: its services have ended".to_owned();
+        }
+        // Quorate since this very moment: its bound begins with the next event.
+        if state == QuorumState::Quorate {
+            let bound_ms = self.durable.bounds.get(&node).map_or(0, |bound| bound.bound_ms);
+            return format!("waits {bound_ms} ms for the bound of node {node}");
+        }
+        let left = self.peers.get(&node).is_some_and(|peer| peer.left_cleanly);
+        match self.fencing_text(now, node).filter(|_| !left) {
+            Some(wait) => format!("not quorate: nothing is recovered; {}", wait.text),
+            None => "not quorate: nothing is recovered".to_owned(),
+        }
     }
 
     fn resource(&self, state: QuorumState) -> Option<ResourceStatus> {
         let (name, _) = self.config.service.as_ref()?;
         let placed = self.durable.placement.map(|placement| placement.node);
         let here = placed == Some(self.config.node);
-        let waits = self.service.waits.as_ref().map(|(text, _)| format!("waiting: {text}"));
+        let waits = self.service.waits.as_ref().map(|wait| format!("waiting: {}", wait.text));
         let state = match self.service.running {
             Running::Unknown => "unknown: the keeper has not spoken yet".to_owned(),
             Running::Left => "stopping: what may be left of an earlier start".to_owned(),
@@ -169,6 +181,14 @@ impl Node {
             )),
         }
         warnings
+    }
+}
+
+fn wait_text(now: Time, wait: &Wait) -> String {
+    match wait.until {
+        _ if wait.operator => format!("waits for the operator: {}", wait.text),
+        Some(until) => format!("waits {} ms for {}", millis(now, until), wait.text),
+        None => format!("waits: {}", wait.text),
     }
 }
 

@@ -52,6 +52,7 @@ fn status(now: Time, daemon: &Daemon) -> NodeStatus {
         watchdog: watchdog(daemon, until.map_or(0, millis)),
         peers: others.map(|node| (node.0, peer(members.contains(node)))).collect(),
         fencing: BTreeMap::new(),
+        gateways: BTreeMap::new(),
         resources: Vec::new(),
         warnings: warnings(daemon),
     }

@@ -4,9 +4,12 @@
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use host::clock;
-use host::corosync::{Cmap, Failure, Info, Libraries, Notice, TRY_AGAIN, Votequorum};
+use host::corosync::{
+    Calm, Cmap, Failure, Info, Libraries, Notice, RELOADS, TRY_AGAIN, Votequorum,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::time::HostInstant;
@@ -15,7 +18,7 @@ use tokio::sync::mpsc::Sender;
 use super::core::cluster::{Cluster, Keys};
 
 /// corosync is asked this often, in milliseconds.
-const ASK: u8 = 200;
+const ASK: u64 = 200;
 /// The first pause before corosync is tried again, in milliseconds; it doubles up to
 /// [`PAUSE_MAX`]. Longer than the daemon takes to see that the one before was stopped in order.
 const PAUSE_MIN: u16 = 300;
@@ -30,9 +33,6 @@ const READ: [&CStr; 5] = [
     c"runtime.config.totem.",
     c"runtime.votequorum.this_node_id",
 ];
-/// A reload is under way; what it changes is looked at when it is done (cmap_keys(7)).
-const RELOADS: &CStr = c"config.";
-const RELOADING: [&str; 2] = ["config.reload_in_progress", "config.totemconfig_reload_in_progress"];
 /// What is tracked.
 const TRACKED: [&CStr; 4] = [c"nodelist.", c"quorum.", c"runtime.config.totem.", RELOADS];
 
@@ -114,15 +114,20 @@ fn converse(
     // votequorum has told of since.
     let mut read = false;
     let mut due = true;
+    let mut calm = Calm::default();
     loop {
-        due |= cmap.changed()?;
-        if due {
+        if cmap.changed()? {
+            due = true;
+            calm.stir(clock::read());
+        }
+        if due && calm.wait(clock::read()).is_zero() {
             match configuration(&cmap) {
                 // A reload is under way.
-                Ok(None) => {}
+                Ok(None) => calm.stir(clock::read()),
                 Ok(Some(configuration)) => {
                     read = true;
                     due = false;
+                    calm.settle();
                     *answered = true;
                     say(Report::Configuration(configuration))?;
                 }
@@ -144,16 +149,21 @@ fn converse(
         if let Some(info) = info.filter(|_| read) {
             say(Report::Answer { asked, info })?;
         }
-        wait(&votequorum, &cmap)?;
+        let calm = Some(calm.wait(clock::read())).filter(|_| due);
+        wait(&votequorum, &cmap, calm)?;
     }
 }
 
-fn wait(votequorum: &Votequorum, cmap: &Cmap) -> Result<(), End> {
+/// Waits for either, but not beyond the next question, nor beyond what is waited for to read.
+fn wait(votequorum: &Votequorum, cmap: &Cmap, calm: Option<Duration>) -> Result<(), End> {
+    let ask = Duration::from_millis(ASK);
+    // Rounded up; zero would be no wait.
+    let long = calm.filter(|calm| !calm.is_zero()).unwrap_or(ask).min(ask).as_millis() + 1;
     let mut fds = [
         PollFd::new(votequorum.as_fd(), PollFlags::POLLIN),
         PollFd::new(cmap.as_fd(), PollFlags::POLLIN),
     ];
-    match poll(&mut fds, PollTimeout::from(ASK)) {
+    match poll(&mut fds, PollTimeout::from(u16::try_from(long).unwrap_or(u16::MAX))) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(End::Gone(format!("poll failed: {error}"))),
     }
@@ -161,7 +171,7 @@ fn wait(votequorum: &Votequorum, cmap: &Cmap) -> Result<(), End> {
 
 /// The configuration, or what is wrong with it; none while it is being reloaded.
 fn configuration(cmap: &Cmap) -> Result<Option<Result<Box<Cluster>, String>>, Failure> {
-    if reloading(cmap)? {
+    if cmap.reloading()? {
         return Ok(None);
     }
     let mut keys = Keys::new();
@@ -169,13 +179,8 @@ fn configuration(cmap: &Cmap) -> Result<Option<Result<Box<Cluster>, String>>, Fa
         keys.extend(cmap.read(prefix)?);
     }
     // What was read while a reload began, or went by, is of two configurations.
-    if reloading(cmap)? || cmap.changed()? {
+    if cmap.reloading()? || cmap.changed()? {
         return Ok(None);
     }
     Ok(Some(Cluster::read(&keys).map(Box::new)))
-}
-
-fn reloading(cmap: &Cmap) -> Result<bool, Failure> {
-    let found = cmap.read(RELOADS)?;
-    Ok(found.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1"))
 }

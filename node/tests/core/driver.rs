@@ -15,6 +15,7 @@ use protocol::vote::{Bound, WatchdogClass};
 /// One node and what the world around it has seen.
 pub(crate) struct Place {
     pub(crate) node: Node,
+    boot: BootId,
     pub(crate) disk: Stored,
     pub(crate) host: Vec<FromHost>,
     /// Epoch of the service that runs here.
@@ -24,6 +25,8 @@ pub(crate) struct Place {
     pub(crate) entitled: Time,
     pub(crate) disk_works: bool,
     pub(crate) exited: bool,
+    /// What the gateway was asked for: when, and what.
+    pub(crate) fences: Vec<(Time, BTreeSet<NodeId>, Epoch)>,
 }
 
 pub(crate) struct World {
@@ -34,6 +37,8 @@ pub(crate) struct World {
     polls: u64,
     lives: u64,
     base: Config,
+    /// The nodes have a gateway to ask.
+    gateway: bool,
 }
 
 pub(crate) fn config(nodes: u32) -> Config {
@@ -57,7 +62,12 @@ pub(crate) fn config(nodes: u32) -> Config {
 
 impl World {
     pub(crate) fn new(base: Config) -> Self {
+        Self::with_gateway(base, false)
+    }
+
+    pub(crate) fn with_gateway(base: Config, gateway: bool) -> Self {
         let mut world = Self {
+            gateway,
             now: Time::from_millis(10_000),
             places: BTreeMap::new(),
             cut: BTreeSet::new(),
@@ -89,12 +99,13 @@ impl World {
         config.node = NodeId(id);
         let identity = Identity {
             instance: InstanceId(self.lives),
-            boot: BootId(u128::from(id)),
+            boot: BootId(u128::from(self.lives)),
             seed: self.lives,
         };
         let node = Node::new(self.now, config, identity, disk.clone());
         let place = Place {
             node,
+            boot: identity.boot,
             disk,
             host: Vec::new(),
             running: None,
@@ -103,10 +114,17 @@ impl World {
             entitled: Time::ZERO,
             disk_works: true,
             exited: false,
+            fences: Vec::new(),
         };
         self.places.insert(id, place);
         self.tell(id, Event::KeeperReady { running: false });
         self.tell(id, Event::DeviceUp);
+        self.tell(id, Event::Gateway { configured: self.gateway });
+    }
+
+    /// The boot of a node's machine.
+    pub(crate) fn boot_of(&self, id: u32) -> BootId {
+        self.places[&id].boot
     }
 
     pub(crate) fn kill(&mut self, id: u32) -> Stored {
@@ -130,7 +148,15 @@ impl World {
 
     pub(crate) fn tell(&mut self, id: u32, event: Event) {
         let Some(place) = self.places.get_mut(&id) else { return };
+        let idle = place.node.clone().next_action().is_none();
         place.node.handle(self.now, event);
+        // Whatever kills the daemon in between, the keeper hears before anybody else that the node
+        // is entitled for less long.
+        let mut copy = place.node.clone();
+        let entitled = place.entitled;
+        let shorter = |action| matches!(action, Action::Entitle { until, .. } if until < entitled);
+        let first = std::iter::from_fn(|| copy.next_action()).position(shorter);
+        assert!(!idle || first.is_none_or(|index| index == 0), "{id} tells its keeper late");
         while let Some(action) = self.places.get_mut(&id).and_then(|p| p.node.next_action()) {
             self.act(id, action);
         }
@@ -166,6 +192,7 @@ impl World {
                 place.stops += 1;
                 self.tell(id, Event::Stopped);
             }
+            Action::Fence { targets, epoch } => place.fences.push((now, targets, epoch)),
             Action::Exit => place.exited = true,
             Action::Decided(_) => {}
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 
 mod driver;
+mod fencing;
 mod memory;
 mod quorum;
 mod service;

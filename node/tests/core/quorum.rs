@@ -206,3 +206,18 @@ fn leaving_out_a_node_that_others_still_hear_does_not_stop_the_rest() {
     assert_eq!(world.node(1).members().len(), 4);
     assert_eq!(world.state(1), QuorumState::Quorate);
 }
+
+#[test]
+fn a_shorter_entitlement_is_told_before_the_view_that_it_follows_from() {
+    let mut world = World::settled(2);
+    let epoch = world.node(2).epoch().0;
+    world.split(&[1], &[2]);
+    world.until(1500, |w| w.node(2).members() == [NodeId(2)]);
+    let view = world.view(2);
+    world.cast(2, view, 60_000, epoch + 3);
+    world.until(1500, |w| w.state(2) == QuorumState::Quorate);
+    let before = world.places[&2].entitled;
+    world.cut.clear();
+    // That it comes first is looked at by the driver, after every fact.
+    world.until(10_000, |w| w.places[&2].entitled < before);
+}

@@ -34,6 +34,7 @@ fn beat(from: u32) -> Beat {
         placing: None,
         running: false,
         leaving: false,
+        off: Vec::new(),
     }
 }
 

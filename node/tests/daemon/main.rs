@@ -6,6 +6,7 @@ mod site;
 
 mod cluster;
 mod device;
+mod fencing;
 mod hostile;
 mod refusals;
 mod service;

@@ -4,16 +4,20 @@ use thiserror::Error;
 
 use super::message::{MessageType, Options};
 use super::tlv::Writer;
+use crate::fence::{FRAME_ANSWER, FRAME_CALL};
 
 /// Type (u16) and length (u32) in front of every body.
 pub const HEADER_BYTES: usize = 6;
+/// Most bodies, and what is added to an echo, fit: room that is made once.
+pub(super) const USUAL_BODY_BYTES: usize = 128;
 
 /// One message as it came, not yet decoded.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Frame {
     /// The type's number, which may be unknown.
     pub kind: u16,
-    /// The options; empty if the type is unknown, because nobody can read them.
+    /// The options, or what is in a frame of fencing ([`crate::fence`]); empty if the type is
+    /// unknown, because nobody can read it.
     pub body: Vec<u8>,
 }
 
@@ -35,7 +39,9 @@ impl Frame {
     /// (a grant, an epoch), which only our own clients ask for. The other options of `extra` are
     /// not looked at.
     pub fn echo_reply(&self, extra: &Options) -> Vec<u8> {
-        let mut body = Writer::after(self.body.clone());
+        let mut copy = Vec::with_capacity(self.body.len() + USUAL_BODY_BYTES);
+        copy.extend_from_slice(&self.body);
+        let mut body = Writer::after(copy);
         extra.write_private(&mut body);
         Self { kind: MessageType::EchoReply as u16, body: body.into_bytes() }.encode()
     }
@@ -123,7 +129,7 @@ impl Deframer {
         if taken > 0 && self.header_filled == HEADER_BYTES {
             let (kind, length) = self.header_numbers();
             self.body_left = length;
-            self.fate = if MessageType::from_u16(kind).is_none() {
+            self.fate = if !is_known(kind) {
                 Fate::UnknownType
             } else if total_bytes(length) > u64::from(self.limit_bytes) {
                 Fate::TooLong
@@ -161,6 +167,11 @@ impl Deframer {
         let [a, b, c, d, e, f] = self.header;
         (u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f]))
     }
+}
+
+/// Somebody can read the body: it is a message, or a frame of fencing.
+fn is_known(kind: u16) -> bool {
+    MessageType::from_u16(kind).is_some() || [FRAME_CALL, FRAME_ANSWER].contains(&kind)
 }
 
 /// The size of a message whose header states `length`.

@@ -1,6 +1,6 @@
 //! One protocol message: its type and every option that was given.
 
-use super::frame::Frame;
+use super::frame::{Frame, USUAL_BODY_BYTES};
 use super::lease::{self, ArbiterHello, Grant, Hello, Renewal, ViewNote};
 use super::tlv::{DecodeError, DecodeFault, Input, Reader, Value, Writer};
 use super::{ErrorCode, NodeListType};
@@ -370,7 +370,7 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let leading = self.kind.leading_options();
         let rest = OptionType::ALL.iter().filter(|option| !leading.contains(option));
-        let mut writer = Writer::default();
+        let mut writer = Writer::after(Vec::with_capacity(USUAL_BODY_BYTES));
         for option in leading.iter().chain(rest) {
             self.options.write_option(*option, &mut writer);
         }

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use host::corosync::{Cmap, Failure, Libraries};
+use host::corosync::{Cmap, Failure, Libraries, RELOADS};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::host::Welcome;
@@ -15,9 +15,6 @@ use super::settings::{self, Identity, Keys};
 /// What is read.
 const READ: [&std::ffi::CStr; 4] =
     [c"totem.", c"nodelist.", c"quorum.", c"runtime.votequorum.this_node_id"];
-/// A reload is under way; what it changes is looked at when it is done (cmap_keys(7)).
-const RELOADS: &std::ffi::CStr = c"config.";
-const RELOADING: [&str; 2] = ["config.reload_in_progress", "config.totemconfig_reload_in_progress"];
 /// What is tracked.
 const TRACKED: [&std::ffi::CStr; 4] = [c"totem.", c"nodelist.", c"quorum.", RELOADS];
 
@@ -45,8 +42,8 @@ pub(super) fn follow(
     let mut last = None;
     loop {
         // What is read while a reload goes on, or goes by, is of two configurations.
-        let keys = if reloading(&cmap)? { None } else { Some(read(&cmap)?) };
-        let torn = keys.is_none() || reloading(&cmap)? || cmap.changed()?;
+        let keys = if cmap.reloading()? { None } else { Some(read(&cmap)?) };
+        let torn = keys.is_none() || cmap.reloading()? || cmap.changed()?;
         if let (Some(keys), false) = (keys, torn) {
             let configuration = settings::welcome(&keys, identity).map(Box::new);
             if last.as_ref() != Some(&configuration) {
@@ -78,11 +75,6 @@ fn read(cmap: &Cmap) -> Result<Keys, Failure> {
         keys.extend(cmap.read(prefix)?);
     }
     Ok(keys)
-}
-
-fn reloading(cmap: &Cmap) -> Result<bool, Failure> {
-    let found = cmap.read(RELOADS)?;
-    Ok(found.iter().any(|(key, value)| RELOADING.contains(&key.as_str()) && value == "1"))
 }
 
 /// Waits for cmap, or that long; false once nobody takes what it says.

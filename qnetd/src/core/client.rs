@@ -157,6 +157,14 @@ impl Client {
         self.membership.as_ref().map(|m| m.cluster.clone())
     }
 
+    /// It is a gateway, which is in no cluster's decisions, and may be quiet for as long as it likes.
+    pub(super) fn is_gateway(&self) -> bool {
+        match &self.transport {
+            Transport::Secure(Some(peer)) => peer.gateway,
+            Transport::Plain | Transport::Handshaking | Transport::Secure(None) => false,
+        }
+    }
+
     pub(super) fn node(&self) -> Option<NodeId> {
         self.membership.as_ref().map(|m| m.node)
     }
@@ -272,6 +280,9 @@ impl Client {
     }
 
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Time> {
+        if self.is_gateway() {
+            return None;
+        }
         let greeting = match self.membership {
             None => self.connected + settings.greeting_limit,
             Some(_) => Time::NEVER,
@@ -280,7 +291,9 @@ impl Client {
     }
 
     pub(super) fn overdue(&self, now: Time, settings: &Settings) -> Option<CloseReason> {
-        if self.membership.is_none() && now >= self.connected + settings.greeting_limit {
+        if self.is_gateway() {
+            None
+        } else if self.membership.is_none() && now >= self.connected + settings.greeting_limit {
             Some(CloseReason::TooSlow)
         } else if now >= self.dead_at(settings) {
             Some(CloseReason::Silent)

@@ -15,7 +15,8 @@ use protocol::times;
 use protocol::vote::{Algorithm, Vote};
 
 use super::client::{Client, Told};
-use super::decide::{ClientView, ClusterView, Decision, decide};
+use super::decide::{ClientView, ClusterView, Decision, WaitReason, decide};
+use super::fencing::Fencing;
 use super::ledger::{Candidate, Ledger, Process};
 use super::waiting::Waiting;
 use super::{Action, Arbiter, ClientId, GrantRecord};
@@ -80,6 +81,12 @@ pub(super) struct Cluster {
     processes: u64,
     /// The last decision, so that only changes are logged.
     logged: String,
+    /// Who is condemned and who is off (rule S7).
+    pub(super) fencing: Fencing,
+    /// When that may change by itself.
+    fencing_due: Option<Time>,
+    /// The last decision.
+    pub(super) decided: Option<Decision>,
     /// What the vote waits for, and until when at the latest.
     pub(super) waiting: Option<(Waiting, Time)>,
     /// When a client becomes stuck or silent, or a rival's time is up: settle again.
@@ -97,6 +104,9 @@ impl Cluster {
             proven: false,
             processes: 0,
             logged: String::new(),
+            fencing: Fencing::default(),
+            fencing_due: None,
+            decided: None,
             waiting: None,
             recheck: None,
         }
@@ -106,8 +116,11 @@ impl Cluster {
         self.ledger.epoch()
     }
 
-    pub(super) fn leave(&mut self, client: ClientId) {
-        self.joined.retain(|_, joined| *joined != client);
+    pub(super) fn leave(&mut self, client: &Client) {
+        self.joined.retain(|_, joined| *joined != client.id);
+        if let Some(node) = client.node() {
+            self.fencing.leaves(node, client.last_heard);
+        }
     }
 
     /// A name for a process that was not seen before.
@@ -134,7 +147,8 @@ impl Cluster {
 
     pub(super) fn deadline(&self, clients: &BTreeMap<ClientId, Client>) -> Option<Time> {
         // Without clients nobody can be told anything; bounds are compared when one comes.
-        if self.joined.values().any(|id| clients.contains_key(id)) { self.recheck } else { None }
+        let somebody = self.joined.values().any(|id| clients.contains_key(id));
+        if somebody { self.recheck } else { self.fencing_due }
     }
 
     fn algorithm(&self, clients: &BTreeMap<ClientId, Client>) -> Option<Algorithm> {
@@ -149,7 +163,7 @@ impl Cluster {
     }
 
     /// Clients that take part in decisions now: heard of lately, and without a rival.
-    fn live<'a>(
+    pub(super) fn live<'a>(
         &'a self,
         now: Time,
         clients: &'a BTreeMap<ClientId, Client>,
@@ -158,6 +172,42 @@ impl Cluster {
         joined.filter(move |(node, client)| {
             client.silent_at() > now && !self.is_contested(now, *node, client)
         })
+    }
+
+    /// The node's client, if it has spoken within the time in which it must, and nobody else says
+    /// that it is this node.
+    pub(super) fn speaking<'a>(
+        &self,
+        now: Time,
+        clients: &'a BTreeMap<ClientId, Client>,
+        node: NodeId,
+    ) -> Option<&'a Client> {
+        let client = self.joined.get(&node).and_then(|id| clients.get(id))?;
+        let silent_at = client.silent_at().min(client.last_heard + client.rival_patience());
+        (silent_at > now && !self.is_contested(now, node, client)).then_some(client)
+    }
+
+    /// The clients that take part in a decision while nodes are condemned: not those, and nobody
+    /// who reports a view with one of them, except nodes that others have in a view without, which
+    /// are slow (safety 25).
+    fn free<'a>(
+        &self,
+        live: Vec<(NodeId, &'a Client)>,
+    ) -> Result<Vec<(NodeId, &'a Client)>, WaitReason> {
+        let condemned = self.fencing.condemned();
+        let Some(first) = condemned.first().copied() else { return Ok(live) };
+        let any = !live.is_empty();
+        let free = |(node, client): &&(NodeId, &Client)| {
+            !condemned.contains(node) && client.members.is_disjoint(&condemned)
+        };
+        let known: BTreeSet<NodeId> =
+            live.iter().filter(free).flat_map(|(_, client)| client.members.clone()).collect();
+        let mut live = live;
+        live.retain(|(node, client)| {
+            !condemned.contains(node)
+                && (client.members.is_disjoint(&condemned) || known.contains(node))
+        });
+        if any && live.is_empty() { Err(WaitReason::Condemned(first)) } else { Ok(live) }
     }
 
     /// Two live processes claim this node: neither has the vote (safety 7).
@@ -184,9 +234,24 @@ impl Cluster {
         claims.find(|(_, until)| *until > now)
     }
 
-    fn view(&self, now: Time, clients: &BTreeMap<ClientId, Client>) -> Option<ClusterView> {
+    fn decide(&self, now: Time, clients: &BTreeMap<ClientId, Client>) -> Option<Decision> {
         let algorithm = self.algorithm(clients)?;
-        let live = self.live(now, clients).map(|(node, client)| {
+        let live = match self.free(self.live(now, clients).collect()) {
+            Ok(live) => live,
+            Err(reason) => return Some(Decision::Wait(reason)),
+        };
+        let decision = decide(&self.view(now, algorithm, live));
+        let condemned = match &decision {
+            Decision::Give { members, .. } => {
+                members.iter().find(|node| self.fencing.condemns(**node)).copied()
+            }
+            Decision::Wait(_) | Decision::Nobody(_) | Decision::All => None,
+        };
+        Some(condemned.map_or(decision, |node| Decision::Wait(WaitReason::Condemned(node))))
+    }
+
+    fn view(&self, now: Time, algorithm: Algorithm, live: Vec<(NodeId, &Client)>) -> ClusterView {
+        let live = live.into_iter().map(|(node, client)| {
             let tie_breaker = client.membership.as_ref().map(|m| m.tie_breaker);
             let view = ClientView {
                 config: client.config_ids(),
@@ -201,7 +266,7 @@ impl Cluster {
             (node, view)
         });
         let holder = self.ledger.current().map(|record| record.nodes.clone());
-        Some(ClusterView { algorithm, clients: live.collect(), holder })
+        ClusterView { algorithm, clients: live.collect(), holder }
     }
 
     /// When the view changes by itself: a client falls silent or becomes stuck, a rival's time is
@@ -221,6 +286,7 @@ impl Cluster {
             .chain(unconfirmed)
             .chain(unaware)
             .chain(self.ledger.deadline(now))
+            .chain(self.fencing.deadline(now))
             .filter(|at| *at > now && *at != Time::NEVER)
             .min()
     }
@@ -232,8 +298,8 @@ impl Arbiter {
     pub(super) fn settle(&mut self, now: Time, name: &ClusterName) {
         loop {
             self.settle_once(now, name);
-            // Each time one client less is there.
-            if !self.close_unconfirmed(now, name) {
+            // Each time one client less is there, or one intent.
+            if !self.close_unconfirmed(now, name) && !self.attend(now, name) {
                 break;
             }
         }
@@ -241,11 +307,13 @@ impl Arbiter {
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         cluster.ledger.prune(now);
         cluster.recheck = cluster.next_change(now, &self.clients);
+        cluster.fencing_due = cluster.fencing.deadline(now);
     }
 
     fn settle_once(&mut self, now: Time, name: &ClusterName) {
         let Some(cluster) = self.clusters.get(name) else { return };
-        let decision = cluster.view(now, &self.clients).map(|view| decide(&view));
+        let decision = cluster.decide(now, &self.clients);
+        self.tell_condemned(now, name);
         let waiting = match &decision {
             None | Some(Decision::Wait(_)) => None,
             Some(Decision::Give { view, members, .. }) => self.give(now, name, *view, members),
@@ -263,6 +331,7 @@ impl Arbiter {
         };
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         cluster.waiting = waiting;
+        cluster.decided.clone_from(&decision);
         if cluster.waiting.as_ref().is_some_and(|(wait, _)| wait.is_for_the_disk()) {
             // It is told once it is stored; a disk that fails is told by itself, and once.
             return;
@@ -308,6 +377,7 @@ impl Arbiter {
                 return Some(wait);
             }
             self.tell_winners(now, name, view);
+            self.note_holders(now, name);
             if self.clusters.get(name).is_some_and(|cluster| cluster.ledger.stands_for_all()) {
                 return None;
             }
@@ -340,6 +410,7 @@ impl Arbiter {
             members: members.clone(),
             reporting: live.map(|(node, _)| node).collect(),
             configured: cluster.configured(&self.clients),
+            off: cluster.fencing.off().collect(),
         };
         let unaware = self
             .unaware_loser(now, cluster, view, members)
@@ -356,10 +427,7 @@ impl Arbiter {
         length: Length,
     ) {
         let Some(cluster) = self.clusters.get(name) else { return };
-        let joined = cluster.joined.iter().filter_map(|(n, id)| Some((n, self.clients.get(id)?)));
-        let reports = joined.filter(|(node, c)| members.contains(node) && c.view == view);
-        let agreed = reports.map(|(_, c)| c.view_epoch).max().unwrap_or_default();
-        let epoch = cluster.ledger.epoch().next().max(agreed);
+        let epoch = self.next_epoch(cluster, view, members);
         let grant = GrantId { arbiter: self.memory.arbiter, boot: self.memory.boot, epoch };
         let record = GrantRecord {
             cluster: name.clone(),
@@ -417,7 +485,9 @@ impl Arbiter {
             .filter(|(_, client)| client.view == view && client.waits_for_corosync());
         reporting
             .flat_map(|(_, client)| &client.vanished)
-            .filter(|(node, _)| !members.contains(node) && !aware(node))
+            .filter(|(node, _)| {
+                !members.contains(node) && !aware(node) && !cluster.fencing.is_off(**node)
+            })
             .map(|(node, since)| (*node, *since + times::HOST_CHANGE))
             .filter(|(_, until)| now < *until)
             .max_by_key(|(_, until)| *until)
@@ -433,7 +503,9 @@ impl Arbiter {
         members: &BTreeSet<NodeId>,
     ) -> Option<Length> {
         let cluster = self.clusters.get(name)?;
-        let (lease, hold) = if self.is_needed(name, members) {
+        let (lease, hold) = if self.is_alone(cluster, members) {
+            (times::LONE_LEASE, times::LONE_LEASE_HOLD)
+        } else if self.is_needed(name, members) {
             (times::SOLO_LEASE, times::SOLO_LEASE_HOLD)
         } else {
             (times::LEASE, times::LEASE_HOLD)
@@ -453,6 +525,15 @@ impl Arbiter {
         let everyone = members.iter().all(|node| cluster.joined.contains_key(node));
         let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
         Some(Length { lease_ms, bound_ms, is_exact: everyone && bound == said })
+    }
+
+    /// It is one node, and every other is confirmed off: nobody waits for the end of its lease.
+    fn is_alone(&self, cluster: &Cluster, members: &BTreeSet<NodeId>) -> bool {
+        let configured = cluster.configured(&self.clients);
+        let mut others = configured.difference(members).peekable();
+        members.len() == 1
+            && others.peek().is_some()
+            && others.all(|node| cluster.fencing.is_off(*node))
     }
 
     /// The view is not quorate without the device: its nodes are not more than half of all votes,
@@ -502,7 +583,7 @@ impl Arbiter {
         self.mark_inside(now, name, winner);
         let Some(cluster) = self.clusters.get(name) else { return };
         let loses = |node: &NodeId, client: &Client| {
-            if spared.contains(node) {
+            if spared.contains(node) && !cluster.fencing.condemns(*node) {
                 return cluster.is_contested(now, *node, client);
             }
             winner.is_none_or(|(view, members)| !members.contains(node) || client.view != view)
@@ -602,7 +683,7 @@ impl Arbiter {
     }
 
     /// Sends a vote info.
-    fn tell(&mut self, now: Time, name: &ClusterName, id: ClientId, vote: Vote) {
+    pub(super) fn tell(&mut self, now: Time, name: &ClusterName, id: ClientId, vote: Vote) {
         let Some(cluster) = self.clusters.get(name) else { return };
         let Some(client) = self.clients.get(&id) else { return };
         let record = cluster.ledger.current();
@@ -678,9 +759,10 @@ impl Arbiter {
             .map(|client| client.id)
             .collect();
         for id in &late {
-            self.clients.remove(id);
-            if let Some(cluster) = self.clusters.get_mut(name) {
-                cluster.leave(*id);
+            if let Some(client) = self.clients.remove(id)
+                && let Some(cluster) = self.clusters.get_mut(name)
+            {
+                cluster.leave(&client);
             }
             let reason = super::CloseReason::Unconfirmed;
             self.actions.push_back(Action::Close { client: *id, reason });

@@ -149,6 +149,8 @@ pub(super) struct Candidate {
     pub(super) reporting: BTreeSet<NodeId>,
     /// All nodes that the clients' configurations name.
     pub(super) configured: BTreeSet<NodeId>,
+    /// Nodes that are confirmed off: nobody waits for them.
+    pub(super) off: BTreeSet<NodeId>,
 }
 
 /// One cluster's grants and bounds.
@@ -331,7 +333,7 @@ impl Ledger {
         // In a view of all nodes nobody is outside, if it is not a stale one: somebody who is
         // not heard may have left it long ago.
         let configured = &to.configured;
-        if configured.iter().all(|node| to.members.contains(node))
+        if configured.iter().all(|node| to.members.contains(node) || to.off.contains(node))
             && to.members.iter().all(|node| to.reporting.contains(node))
         {
             return None;
@@ -342,7 +344,9 @@ impl Ledger {
                 (until > now).then_some((Waiting::HostRestarted, until))
             }
             Quarantine::Unknown { since, bound, everyone } => {
-                let mut silent = configured.iter().filter(|node| !self.reported.contains(node));
+                let mut silent = configured
+                    .iter()
+                    .filter(|node| !self.reported.contains(node) && !to.off.contains(node));
                 if let Some(node) = silent.next().filter(|_| everyone) {
                     return Some((Waiting::Unheard(*node), Time::NEVER));
                 }
@@ -544,6 +548,21 @@ impl Ledger {
         if let Some(hold) = self.holds.get_mut(&node) {
             let runs_out = |held: &Held| held.until != Time::NEVER;
             hold.retain(|(_, process), held| *process != Process::NONE && runs_out(held));
+        }
+    }
+
+    /// The node is off: nothing on it counts anything (rule S2).
+    pub(super) fn end(&mut self, node: NodeId) {
+        self.holds.remove(&node);
+        self.released.remove(&node);
+    }
+
+    /// Who was told of the vote by an arbiter before this one can count that no longer.
+    pub(super) fn is_unknown_over(&self, now: Time) -> bool {
+        match self.quarantine {
+            Quarantine::None => true,
+            Quarantine::Recorded { until } => until <= now,
+            Quarantine::Unknown { since, bound, .. } => since + bound <= now,
         }
     }
 

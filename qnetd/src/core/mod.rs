@@ -6,10 +6,16 @@
 //! The way of a vote through here: `session` reads a message and updates its `client`; `cluster`
 //! builds the view and asks [`decide`]; `ledger` knows who may still count the vote and lets it
 //! move only when nobody outside the new view can (rules S1 to S4).
+//!
+//! The way of a fence: `calls` reads what a gateway asks, `entitled` says whether that side may,
+//! `fencing` remembers who is condemned and who is off (rule S7).
 
+mod calls;
 mod client;
 mod cluster;
 pub mod decide;
+mod entitled;
+mod fencing;
 mod hold;
 mod ledger;
 mod session;
@@ -26,6 +32,8 @@ use serde::{Deserialize, Serialize};
 
 use client::Client;
 use cluster::Cluster;
+use fencing::Fencing;
+pub use fencing::{ConfirmedOff, FencingRecord, OpenIntent};
 use hold::Trace;
 pub use hold::{ClusterSettings, VoteHold};
 pub use snapshot::{StockClient, StockCluster};
@@ -73,7 +81,7 @@ pub enum Event {
         /// Whose.
         client: ClientId,
     },
-    /// The record of [`Action::Persist`] is on disk.
+    /// The record of [`Action::Persist`] or [`Action::PersistFencing`] is on disk.
     Persisted(Token),
     /// It is not, and will not be.
     PersistFailed(Token),
@@ -110,6 +118,13 @@ pub enum Action {
         /// What to store.
         record: GrantRecord,
     },
+    /// The same for what a gateway has registered or proven.
+    PersistFencing {
+        /// Comes back in the answer.
+        token: Token,
+        /// What to store, in the place of the cluster's last one.
+        record: FencingRecord,
+    },
     /// A decision, for the log.
     Decided {
         /// Of which cluster.
@@ -136,6 +151,10 @@ pub enum CloseReason {
     TooManyClients,
     /// A loser did not confirm its loss (safety 29).
     Unconfirmed,
+    /// Its node is off: the connection is what is left of it.
+    Fenced,
+    /// Its cluster's gateways have too many connections, and it was quiet for longest.
+    TooManyGateways,
 }
 
 /// A client's proven identity (rule S9).
@@ -145,6 +164,8 @@ pub struct Peer {
     pub cluster: ClusterName,
     /// The node it is bound to, if it is.
     pub node: Option<NodeId>,
+    /// It is a fencing gateway, and no node.
+    pub gateway: bool,
 }
 
 /// One line of the grant journal: from now on this view has the vote (rule S3). Durations, never
@@ -179,6 +200,8 @@ pub struct Memory {
     pub host_boot: BootId,
     /// The newest record of each cluster.
     pub grants: Vec<GrantRecord>,
+    /// What is known of fencing in each.
+    pub fencing: Vec<FencingRecord>,
 }
 
 /// The stock daemon's settings, with its defaults (wire 3.2).
@@ -245,6 +268,8 @@ pub struct Arbiter {
     clients: BTreeMap<ClientId, Client>,
     clusters: BTreeMap<ClusterName, Cluster>,
     tokens: u64,
+    /// Names for intents that were used.
+    intents: u64,
     /// The last write failed, and that was said.
     disk_failed: bool,
     /// There are too many clusters without certificates, and that was said.
@@ -261,6 +286,7 @@ impl Arbiter {
             clients: BTreeMap::new(),
             clusters: BTreeMap::new(),
             tokens: 0,
+            intents: 0,
             disk_failed: false,
             strangers_refused: false,
             actions: VecDeque::new(),
@@ -269,6 +295,15 @@ impl Arbiter {
         for record in arbiter.memory.grants.clone() {
             let ledger = ledger::Ledger::recover(now, &arbiter.memory, &record);
             arbiter.clusters.insert(record.cluster, Cluster::new(ledger));
+        }
+        let known_boot = arbiter.memory.host_boot != BootId::default();
+        for record in arbiter.memory.fencing.clone() {
+            let same_boot = known_boot && record.host_boot == arbiter.memory.host_boot;
+            let unknown = || Cluster::new(ledger::Ledger::unknown(now));
+            let cluster = arbiter.clusters.entry(record.cluster.clone()).or_insert_with(unknown);
+            let granted = cluster.ledger.current().map(|grant| grant.nodes.clone());
+            cluster.fencing =
+                Fencing::recover(now, &record, same_boot, &granted.unwrap_or_default());
         }
         arbiter
     }
@@ -343,7 +378,7 @@ impl Arbiter {
         if let Some(name) = client.joined_cluster()
             && let Some(cluster) = self.clusters.get_mut(&name)
         {
-            cluster.leave(id);
+            cluster.leave(&client);
             self.settle(now, &name);
             self.forget_if_blank(now, &name);
         }
@@ -352,14 +387,17 @@ impl Arbiter {
     /// A cluster that never had the vote leaves nothing behind; the epochs of the others must go
     /// on.
     fn forget_if_blank(&mut self, now: Time, name: &ClusterName) {
-        let blank = |c: &Cluster| c.joined.is_empty() && c.ledger.is_blank(now);
+        let blank =
+            |c: &Cluster| c.joined.is_empty() && c.ledger.is_blank(now) && c.fencing.is_blank();
         if self.clusters.get(name).is_some_and(blank) {
             self.clusters.remove(name);
         }
     }
 
     fn forget_blank(&mut self, now: Time) {
-        self.clusters.retain(|_, c| !c.joined.is_empty() || !c.ledger.is_blank(now));
+        self.clusters.retain(|_, c| {
+            !c.joined.is_empty() || !c.ledger.is_blank(now) || !c.fencing.is_blank()
+        });
     }
 
     /// Closes a connection from here, with a reason for the log. That says nothing of the client:
@@ -385,17 +423,28 @@ impl Arbiter {
     }
 
     fn persisted(&mut self, now: Time, token: Token) {
+        if let Some(name) = self.fencing_cluster(token) {
+            self.disk_failed = false;
+            self.fencing_written(now, &name, true);
+            return;
+        }
         let Some(name) = self.writing_cluster(token) else { return };
         self.disk_failed = false;
         if let Some(cluster) = self.clusters.get_mut(&name) {
             let stock = cluster.stock_nodes(&self.clients);
             let leased = cluster.leased_nodes(&self.clients);
+            let nodes = cluster.ledger.writing().map(|record| record.nodes.clone());
             cluster.ledger.written(now, token, &stock, &leased);
+            cluster.fencing.granted(&nodes.unwrap_or_default());
         }
         self.settle(now, &name);
     }
 
     fn persist_failed(&mut self, now: Time, token: Token) {
+        if let Some(name) = self.fencing_cluster(token) {
+            self.fencing_written(now, &name, false);
+            return;
+        }
         let Some(name) = self.writing_cluster(token) else { return };
         if let Some(cluster) = self.clusters.get_mut(&name) {
             cluster.ledger.not_written(now, token);
@@ -405,6 +454,11 @@ impl Arbiter {
             let text = "grant not given: it could not be stored; see the journal's disk".to_owned();
             self.actions.push_back(Action::Decided { cluster: name, text });
         }
+    }
+
+    fn fencing_cluster(&self, token: Token) -> Option<ClusterName> {
+        let mut clusters = self.clusters.iter();
+        clusters.find(|(_, c)| c.fencing.is_writing(token)).map(|(name, _)| name.clone())
     }
 
     fn writing_cluster(&self, token: Token) -> Option<ClusterName> {

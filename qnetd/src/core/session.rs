@@ -3,6 +3,7 @@
 //! they are proven (8.9), a reconnecting process replaces its old connection (8.14), and a list
 //! that changes nothing never takes a vote away (8.10).
 
+use protocol::fence::FRAME_CALL;
 use protocol::ids::{ClusterName, NodeId, ViewId};
 use protocol::qnet::{
     ArbiterHello, ErrorCode, Frame, Grant, Message, MessageType, NodeListType, Options, Renewal,
@@ -47,8 +48,11 @@ impl Arbiter {
         let named = client.preinit.as_ref().map(|(name, _)| name);
         let foreign = identity.as_ref().is_some_and(|peer| Some(&peer.cluster) != named);
         client.transport = Transport::Secure(identity);
+        let gateway = identity_of(client).filter(|peer| peer.gateway).map(|p| p.cluster.clone());
         if foreign {
             self.close(now, id, CloseReason::WrongIdentity);
+        } else if let Some(cluster) = gateway {
+            self.gateway_comes(now, id, &cluster);
         }
     }
 
@@ -56,6 +60,12 @@ impl Arbiter {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.last_heard = now;
         self.hear_stock(id);
+        if frame.kind == FRAME_CALL {
+            if let Err(code) = self.fence_call(now, id, frame) {
+                self.refuse(id, None, code);
+            }
+            return;
+        }
         let Some(kind) = MessageType::from_u16(frame.kind) else {
             self.refuse(id, None, ErrorCode::UnsupportedMessage);
             return;
@@ -68,6 +78,10 @@ impl Arbiter {
             }
         };
         let seq = message.options.seq;
+        if self.is_gateway(id) {
+            self.gateway_says(id, kind, frame, seq);
+            return;
+        }
         self.hear_counter(id, kind, seq);
         let result = match kind {
             MessageType::Preinit => self.preinit(id, message.options),
@@ -91,6 +105,16 @@ impl Arbiter {
         };
         if let Err(code) = result {
             self.refuse(id, seq, code);
+        }
+    }
+
+    /// A gateway is no client: beside calls it may only see whether anybody is there.
+    fn gateway_says(&mut self, id: ClientId, kind: MessageType, frame: &Frame, seq: Option<u32>) {
+        if kind == MessageType::EchoRequest {
+            let bytes = frame.echo_reply(&Options::default());
+            self.actions.push_back(Action::Send { client: id, bytes });
+        } else {
+            self.refuse(id, seq, ErrorCode::UnexpectedMessage);
         }
     }
 
@@ -271,7 +295,11 @@ impl Arbiter {
         }
         self.check_room(now, id, &membership)?;
         let known = self.same_stock_process(&membership);
-        self.check_cluster(now, &membership, known.is_some())?;
+        let admitted = self.check_cluster(now, &membership, known.is_some());
+        if let (Err(_), Some(cluster)) = (admitted, self.clusters.get_mut(&membership.cluster)) {
+            cluster.fencing.claimed(now, membership.node);
+        }
+        admitted?;
         let client = self.client_mut(id)?;
         client.set_heartbeat(heartbeat_ms);
         client.view = ViewId { ring, nonce: 0 };
@@ -407,6 +435,14 @@ impl Arbiter {
         cluster.rivals.remove(&node);
         cluster.seen.insert(node);
         cluster.proven |= proven;
+        let (boot, said) = membership.hello.as_ref().map(|h| (h.boot, h.bound)).unzip();
+        let ended = cluster.fencing.joins(now, node, boot.unwrap_or_default(), said);
+        let lie = ended.filter(|ended| Some(*ended) == boot).map(|_| {
+            format!(
+                "node {node} is heard of the boot that was confirmed off: what proved it off, power \
+                 device or operator, is not to be believed"
+            )
+        });
         if let Some(hello) = &membership.hello {
             cluster.ledger.hear_unknown_bound(Some(bound));
             cluster.ledger.wait_for_everyone();
@@ -421,6 +457,9 @@ impl Arbiter {
             }
             membership.process = process;
             cluster.known.insert(node, Known { process, counter: stock.1, doubtful: false });
+        }
+        if let Some(text) = lie {
+            self.actions.push_back(Action::Decided { cluster: name, text });
         }
         if let Some(client) = self.clients.get_mut(&id) {
             client.membership = Some(membership);
@@ -524,7 +563,9 @@ impl Arbiter {
         client.renewed = now;
         cluster.ledger.hear_epoch(node, renewal.highest_epoch);
         let mut extra = Options { epoch: Some(cluster.ledger.epoch()), ..Options::default() };
-        let leaves = cluster.ledger.writing().is_some_and(|next| !next.nodes.contains(&node));
+        let next = cluster.ledger.writing();
+        let leaves =
+            next.is_some_and(|next| !next.nodes.contains(&node)) || cluster.fencing.condemns(node);
         let asked = (renewal.grant, renewal.view);
         let stands = cluster.ledger.renewable(asked);
         let worst = client.worst_case().unwrap_or_default();
@@ -717,5 +758,13 @@ impl Arbiter {
         reply.options.heuristics = Some(result).filter(|result| *result != Heuristics::Undefined);
         self.send(id, &reply);
         Ok(())
+    }
+}
+
+/// Who is at the other end, if it has shown a certificate.
+fn identity_of(client: &Client) -> Option<&Peer> {
+    match &client.transport {
+        Transport::Secure(peer) => peer.as_ref(),
+        Transport::Plain | Transport::Handshaking => None,
     }
 }

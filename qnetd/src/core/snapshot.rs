@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use protocol::ids::{ClusterName, NodeId, RingId};
 use protocol::qnet::NodeInfo;
-use protocol::status::{ArbiterStatus, ClientStatus, ClusterStatus};
+use protocol::status::{ArbiterStatus, ClientStatus, ClusterStatus, IntentStatus};
 use protocol::time::Time;
 use protocol::vote::{Algorithm, Heuristics, TieBreaker, Vote};
 
 use super::client::{Client, Transport};
 use super::cluster::Cluster;
+use super::fencing::OpenIntent;
 use super::waiting::Waiting;
 use super::{Arbiter, ClientId};
 
@@ -67,9 +68,10 @@ impl Arbiter {
         self.clients.len()
     }
 
-    /// The client has passed Init.
+    /// The client has passed Init, or is a gateway.
     pub fn has_joined(&self, client: ClientId) -> bool {
-        self.clients.get(&client).is_some_and(|client| client.membership.is_some())
+        let joined = |client: &Client| client.membership.is_some() || client.is_gateway();
+        self.clients.get(&client).is_some_and(joined)
     }
 
     /// What the vote of a cluster waits for, and until when at the latest ([`Time::NEVER`]: until
@@ -144,8 +146,10 @@ impl Arbiter {
             epoch: cluster.epoch().0,
             holder: record.map(|r| r.nodes.iter().map(|n| n.0).collect()).unwrap_or_default(),
             view: record.map(|r| r.view.to_string()),
-            waiting: waiting.map(|(wait, _)| wait.to_string()),
+            waiting: waiting.map(|(wait, _)| wait.remedied()),
             waiting_ms: limited.map(|(_, until)| millis(now, *until)),
+            intent: cluster.fencing.intent().map(|open| intent(now, cluster, open)),
+            confirmed_off: cluster.fencing.off().map(|node| node.0).collect(),
             nodes: joined.map(|(n, c)| (n.0, client(now, cluster, c))).collect(),
         }
     }
@@ -161,6 +165,15 @@ fn client(now: Time, cluster: &Cluster, client: &Client) -> ClientStatus {
         members: client.members.iter().map(|node| node.0).collect(),
         vote: client.last_ack_nack.map(|vote| vote.to_string()),
         hold_ms: hold.filter(|at| *at != Time::NEVER).map(|at| millis(now, at)),
+    }
+}
+
+fn intent(now: Time, cluster: &Cluster, open: &OpenIntent) -> IntentStatus {
+    IntentStatus {
+        requester: open.requester.0,
+        condemned: open.condemned().map(|node| node.0).collect(),
+        proven: open.proven.iter().map(|node| node.0).collect(),
+        attested_ms: millis(cluster.fencing.attested(), now),
     }
 }
 

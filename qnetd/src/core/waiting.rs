@@ -75,6 +75,24 @@ impl Waiting {
         }
     }
 
+    /// In words, and whether fencing would end it.
+    pub(super) fn remedied(self) -> String {
+        match self {
+            Self::Unapplied(node)
+            | Self::Unaware(node)
+            | Self::Counted(node, _)
+            | Self::Unheard(node) => {
+                format!("{self}; proof that node {node} is off would end that")
+            }
+            Self::Storing
+            | Self::StoringAnother
+            | Self::NotStored
+            | Self::HostRestarted
+            | Self::StateNew
+            | Self::Contested(_) => self.to_string(),
+        }
+    }
+
     /// It is over as soon as the disk answers, which tells of its failures by itself.
     pub(super) fn is_for_the_disk(self) -> bool {
         match self {

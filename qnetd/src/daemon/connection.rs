@@ -125,9 +125,11 @@ impl Line {
             accepted = tls.accept(socket, read_ahead, self.handshake_limit) => accepted?,
             _ = &mut self.closing => return Err(Gone::Closed),
         };
-        let peer = stream
-            .peer()
-            .map(|identity| Peer { cluster: identity.cluster.clone(), node: identity.node });
+        let peer = stream.peer().map(|i| Peer {
+            cluster: i.cluster.clone(),
+            node: i.node,
+            gateway: i.gateway,
+        });
         let (ip, port, version) = (address.ip(), address.port(), stream.version());
         match (&peer, named) {
             // The machine would refuse it too. Here both names are known, for the log.

@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use protocol::fence::IntentId;
 use protocol::ids::{Epoch, GrantId, NodeId, RingId, ViewId};
 
 use super::*;
+use crate::core::{ConfirmedOff, OpenIntent};
 
 fn record(cluster: &str, epoch: u64) -> GrantRecord {
     GrantRecord {
@@ -19,6 +21,32 @@ fn record(cluster: &str, epoch: u64) -> GrantRecord {
         nodes: BTreeSet::from([NodeId(1), NodeId(2)]),
         lease_ms: 1000,
         bound_ms: if epoch.is_multiple_of(2) { Some(1100) } else { None },
+        host_boot: BootId(5),
+    }
+}
+
+impl PartialEq<GrantRecord> for Record {
+    fn eq(&self, other: &GrantRecord) -> bool {
+        match self {
+            Self::Grant(record) => record == other,
+            Self::Fencing { .. } => false,
+        }
+    }
+}
+
+fn fencing(cluster: &str, off: &[u32]) -> FencingRecord {
+    let nodes = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    FencingRecord {
+        cluster: ClusterName::from(cluster),
+        intent: Some(OpenIntent {
+            id: IntentId { arbiter: ArbiterId(7), boot: 1, serial: 3 },
+            requester: NodeId(1),
+            epoch: Some(Epoch(4)),
+            targets: nodes(&[2, 3]),
+            proven: nodes(off),
+            deadline_ms: 20_000,
+        }),
+        off: off.iter().map(|id| ConfirmedOff { node: NodeId(*id), boot: BootId(9) }).collect(),
         host_boot: BootId(5),
     }
 }
@@ -198,7 +226,8 @@ fn a_long_journal_is_rewritten_at_open_and_while_it_grows() {
     let place = Place::new();
     drop(place.open());
     let many: Vec<GrantRecord> = (1..=1002).map(|epoch| record("a", epoch)).collect();
-    std::fs::write(place.journal(), text::write(&many).unwrap()).unwrap();
+    let lines: Vec<Record> = many.iter().cloned().map(Record::Grant).collect();
+    std::fs::write(place.journal(), text::write(&lines).unwrap()).unwrap();
     let mut opened = place.reboot();
     let count = || text::read(&std::fs::read(place.journal()).unwrap()).unwrap().records.len();
     assert_eq!((opened.memory.grants.as_slice(), count()), (&many[1001..], 1));
@@ -219,4 +248,70 @@ fn many_records_cost_one_sync() {
     opened.journal.append(&many).unwrap();
     assert_eq!(disk.file_syncs(), before + 1);
     assert_eq!(text::read(&disk.file("grants.journal")).unwrap().records, many);
+}
+
+/// A journal as the version before wrote it.
+const OF_VERSION_2: &str = include_str!("tests/version-2.journal");
+
+#[test]
+fn a_journal_of_the_version_before_is_read_and_rewritten() {
+    let place = Place::new();
+    drop(place.open());
+    std::fs::write(place.journal(), OF_VERSION_2).unwrap();
+    let opened = place.open();
+    let epochs = |memory: &Memory| {
+        let grants = memory.grants.iter();
+        grants.map(|grant| (grant.cluster.to_string(), grant.grant.epoch.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(epochs(&opened.memory), [("a".to_owned(), 3), ("b".to_owned(), 2)]);
+    assert_eq!(opened.memory.fencing, []);
+    drop(opened);
+    let text = std::fs::read_to_string(place.journal()).unwrap();
+    assert!(text.starts_with(text::HEADER), "{text}");
+    assert_eq!(epochs(&place.open().memory).len(), 2);
+    // Damage is found there as well.
+    std::fs::write(place.journal(), OF_VERSION_2.replace("1100", "1101")).unwrap();
+    assert!(place.failure().contains("line 2"), "{}", place.failure());
+}
+
+#[test]
+fn what_is_known_of_fencing_is_found_again() {
+    let place = Place::new();
+    let mut opened = place.open();
+    let store = |journal: &mut Journal, fencing: FencingRecord| {
+        journal.append(&[Record::Fencing { fencing }]).unwrap();
+    };
+    opened.journal.append(&[record("a", 1)]).unwrap();
+    store(&mut opened.journal, fencing("a", &[]));
+    store(&mut opened.journal, fencing("a", &[2]));
+    store(&mut opened.journal, fencing("b", &[3]));
+    drop(opened);
+    let opened = place.open();
+    assert_eq!(opened.memory.fencing, [fencing("a", &[2]), fencing("b", &[3])]);
+    assert_eq!(opened.memory.grants, [record("a", 1)]);
+    drop(opened);
+    // After a boot nothing shows that they are still off.
+    let mut opened = place.reboot();
+    assert!(opened.memory.fencing.iter().all(|record| record.host_boot == BootId(5)));
+    let nothing = |cluster: &str| FencingRecord {
+        cluster: ClusterName::from(cluster),
+        intent: None,
+        off: Vec::new(),
+        host_boot: BootId(6),
+    };
+    store(&mut opened.journal, nothing("a"));
+    opened.journal.rewrite().unwrap();
+    drop(opened);
+    assert_eq!(place.reboot().memory.fencing, [fencing("b", &[3])]);
+}
+
+#[test]
+fn what_is_known_of_fencing_is_doubted_with_the_grants_of_a_restored_directory() {
+    let place = Place::new();
+    let mut opened = place.open();
+    opened.journal.append(&[Record::Fencing { fencing: fencing("a", &[2]) }]).unwrap();
+    drop(opened);
+    std::fs::remove_file(place.0.join("qnetd.witness")).unwrap();
+    let opened = place.open();
+    assert_eq!(opened.memory.fencing[0].host_boot, BootId::default());
 }

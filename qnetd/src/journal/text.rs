@@ -4,10 +4,15 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::core::GrantRecord;
+use super::Record;
 
-/// The first line: what this is, and in which version.
-pub const HEADER: &str = "haguard-grants 2\n";
+/// The first line: what this is, and in which version. No version that is read is one wrong bit away
+/// from another.
+pub const HEADER: &str = "haguard-grants 4\n";
+
+/// The first line before anything of fencing was stored: the lines behind it have grants only. Such
+/// a journal is read, and rewritten before anything is added.
+pub const HEADER_BEFORE: &str = "haguard-grants 2\n";
 
 /// The header without its version.
 const NAME: &str = "haguard-grants ";
@@ -17,6 +22,9 @@ const CHECKSUM_DIGITS: usize = 8;
 
 /// The checksum before the first batch: that of the header.
 const CHECKSUM_START: u32 = checksum(0, HEADER.as_bytes());
+
+/// The same in a journal of the version before.
+const CHECKSUM_START_BEFORE: u32 = checksum(0, HEADER_BEFORE.as_bytes());
 
 /// What a disk writes whole or not at all, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -50,7 +58,9 @@ pub enum TextError {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Contents {
     /// Its records, oldest first.
-    pub records: Vec<GrantRecord>,
+    pub records: Vec<Record>,
+    /// It is of the version before.
+    pub is_old: bool,
     /// Up to here it is good; 0 if not even the header is.
     pub good_bytes: u64,
     /// What a crash left behind that, if anything.
@@ -68,19 +78,25 @@ pub struct Contents {
 pub fn read(bytes: &[u8]) -> Result<Contents, TextError> {
     let mut contents = Contents {
         records: Vec::new(),
+        is_old: false,
         good_bytes: 0,
         torn_bytes: None,
         checksum: CHECKSUM_START,
         ends: Vec::new(),
     };
-    let Some(mut rest) = bytes.strip_prefix(HEADER.as_bytes()) else {
+    let headers = [(HEADER, CHECKSUM_START), (HEADER_BEFORE, CHECKSUM_START_BEFORE)];
+    let header = headers.into_iter().find(|(header, _)| bytes.starts_with(header.as_bytes()));
+    let Some((header, checksum)) = header else {
         return read_bad_header(bytes).map(|()| Contents {
             torn_bytes: Some(bytes.len()).filter(|length| *length > 0),
             ..contents
         });
     };
-    let mut good = HEADER.len();
-    contents.ends.push((good as u64, CHECKSUM_START));
+    contents.is_old = header == HEADER_BEFORE;
+    contents.checksum = checksum;
+    let mut good = header.len();
+    let mut rest = &bytes[good..];
+    contents.ends.push((good as u64, checksum));
     while !rest.is_empty() {
         let end = rest.iter().position(|byte| *byte == b'\n');
         let batch = end.and_then(|end| read_batch(contents.checksum, &rest[..end]));
@@ -103,7 +119,7 @@ pub fn read(bytes: &[u8]) -> Result<Contents, TextError> {
 
 /// Nothing, or the beginning of a header, is a journal whose making was interrupted.
 fn read_bad_header(bytes: &[u8]) -> Result<(), TextError> {
-    if HEADER.as_bytes().starts_with(bytes) {
+    if [HEADER, HEADER_BEFORE].iter().any(|header| header.as_bytes().starts_with(bytes)) {
         return Ok(());
     }
     let Some(rest) = bytes.strip_prefix(NAME.as_bytes()) else { return Err(TextError::Foreign) };
@@ -112,7 +128,7 @@ fn read_bad_header(bytes: &[u8]) -> Result<(), TextError> {
     Err(TextError::Version(String::from_utf8_lossy(version).escape_default().to_string()))
 }
 
-fn read_batch(before: u32, line: &[u8]) -> Option<(Vec<GrantRecord>, u32)> {
+fn read_batch(before: u32, line: &[u8]) -> Option<(Vec<Record>, u32)> {
     let (digits, rest) = line.split_at_checked(CHECKSUM_DIGITS)?;
     let json = rest.strip_prefix(b" ")?;
     let after = checksum(before, json);
@@ -144,13 +160,13 @@ fn is_torn(rest: &[u8], offset: usize, before: u32) -> bool {
 ///
 /// # Errors
 /// If a record has no JSON form.
-pub fn write<'a>(records: impl IntoIterator<Item = &'a GrantRecord>) -> io::Result<Vec<u8>> {
+pub fn write<'a>(records: impl IntoIterator<Item = &'a Record>) -> io::Result<Vec<u8>> {
     summed(records).map(|(bytes, _)| bytes)
 }
 
 /// The same with its checksum.
 pub(super) fn summed<'a>(
-    records: impl IntoIterator<Item = &'a GrantRecord>,
+    records: impl IntoIterator<Item = &'a Record>,
 ) -> io::Result<(Vec<u8>, u32)> {
     let mut bytes = HEADER.as_bytes().to_vec();
     let mut checksum = CHECKSUM_START;
@@ -165,7 +181,7 @@ pub(super) fn summed<'a>(
 ///
 /// # Errors
 /// If a record has no JSON form.
-pub fn write_batch(bytes: &mut Vec<u8>, before: u32, records: &[GrantRecord]) -> io::Result<u32> {
+pub fn write_batch(bytes: &mut Vec<u8>, before: u32, records: &[Record]) -> io::Result<u32> {
     let json = serde_json::to_vec(records)?;
     let after = checksum(before, &json);
     bytes.extend(format!("{after:08x} ").as_bytes());

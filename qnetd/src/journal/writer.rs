@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
-use super::Journal;
 use super::storage::Directory;
-use crate::core::{GrantRecord, Token};
+use super::{Journal, Record};
+use crate::core::Token;
 
 /// What became of a batch of writes.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Stored {
 /// The way to the journal.
 #[derive(Debug)]
 pub struct Writer {
-    jobs: blocking::Sender<(Token, GrantRecord)>,
+    jobs: blocking::Sender<(Token, Record)>,
     results: mpsc::UnboundedReceiver<Stored>,
     thread: JoinHandle<()>,
     pending: usize,
@@ -44,8 +44,8 @@ impl Writer {
         D::File: Send,
     {
         let (jobs, work) = blocking::channel();
-        // A cluster has one write under way at most, so both queues are as long as there are
-        // clusters.
+        // A cluster has one write of each kind under way at most, so both queues are no longer than
+        // twice the number of clusters.
         let (answers, results) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
@@ -54,8 +54,8 @@ impl Writer {
     }
 
     /// Queues a record; its [`Stored`] comes later. False: there is no journal any more.
-    pub fn store(&mut self, token: Token, record: GrantRecord) -> bool {
-        let queued = self.jobs.send((token, record)).is_ok();
+    pub fn store(&mut self, token: Token, record: impl Into<Record>) -> bool {
+        let queued = self.jobs.send((token, record.into())).is_ok();
         self.pending += usize::from(queued);
         queued
     }
@@ -87,12 +87,12 @@ impl Writer {
 /// Writes everything that waits with one sync, again and again.
 fn write_all<D: Directory>(
     mut journal: Journal<D>,
-    work: &blocking::Receiver<(Token, GrantRecord)>,
+    work: &blocking::Receiver<(Token, Record)>,
     answers: &mpsc::UnboundedSender<Stored>,
 ) {
     while let Ok(first) = work.recv() {
         let batch = std::iter::once(first).chain(work.try_iter());
-        let (tokens, records): (Vec<Token>, Vec<GrantRecord>) = batch.unzip();
+        let (tokens, records): (Vec<Token>, Vec<Record>) = batch.unzip();
         let error = journal.append(&records).err().map(|error| error.to_string());
         let notes = journal.take_notes();
         if answers.send(Stored { tokens, error, notes }).is_err() {

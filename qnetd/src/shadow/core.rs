@@ -503,7 +503,8 @@ impl Shadow {
                         self.hear_close(now, client, reason);
                     }
                     // Nobody hears of the grant, so there is nothing to keep.
-                    arbiter::Action::Persist { token, .. } => {
+                    arbiter::Action::Persist { token, .. }
+                    | arbiter::Action::PersistFencing { token, .. } => {
                         events.push_back(arbiter::Event::Persisted(token));
                     }
                     arbiter::Action::Decided { cluster, text } => {
@@ -554,6 +555,8 @@ impl Shadow {
             CloseReason::Replaced
             // Here never.
             | CloseReason::TlsUnavailable
+            | CloseReason::Fenced
+            | CloseReason::TooManyGateways
             | CloseReason::TooManyClients => {}
         }
         if let Some(asked) = self.pairs.get(&id).and_then(|pair| pair.asked.clone()) {

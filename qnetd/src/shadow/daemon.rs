@@ -252,6 +252,7 @@ impl Daemon {
             boot: 1,
             host_boot: BootId::default(),
             grants: Vec::new(),
+            fencing: Vec::new(),
         };
         let shadow = Shadow::new(clock.now(), options.core.clone(), memory);
         let (host, stock_port) = &plan.stock;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use protocol::fence::{Answer, FRAME_ANSWER};
 use protocol::ids::{
     ArbiterId, BootId, ClusterName, Epoch, GrantId, InstanceId, NodeId, RingId, ViewId,
 };
@@ -13,7 +14,8 @@ use protocol::qnet::{
 use protocol::time::Time;
 use protocol::vote::{Bound, TieBreaker, Vote};
 use qnetd::core::{
-    Action, Arbiter, ClientId, CloseReason, Event, GrantRecord, Memory, Peer, Settings, Token,
+    Action, Arbiter, ClientId, CloseReason, Event, FencingRecord, GrantRecord, Memory, Peer,
+    Settings, Token,
 };
 
 pub(crate) const CLUSTER: &str = "c";
@@ -25,15 +27,27 @@ pub(crate) enum Done {
     StartTls(u64),
     Closed(u64, CloseReason),
     Persist(GrantRecord),
+    PersistFencing(FencingRecord),
+    /// An answer to a gateway.
+    Answered(u64, Box<Answer>),
+}
+
+/// A record that is being written.
+#[derive(Clone, Debug)]
+enum Stored {
+    Grant(GrantRecord),
+    Fencing(FencingRecord),
 }
 
 pub(crate) struct Driver {
     pub(crate) arbiter: Arbiter,
     pub(crate) now: Time,
     pub(crate) journal: Vec<GrantRecord>,
+    /// The last record of fencing that is on disk.
+    pub(crate) fencing: Option<FencingRecord>,
     /// What it said for the log.
     pub(crate) log: Vec<String>,
-    writes: Vec<(Token, GrantRecord)>,
+    writes: Vec<(Token, Stored)>,
     /// Answers every write at once.
     pub(crate) disk_works: bool,
     seq: u32,
@@ -44,7 +58,13 @@ impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         Self::with_memory(
             settings,
-            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), grants: Vec::new() },
+            Memory {
+                arbiter: ArbiterId(7),
+                boot: 1,
+                host_boot: BootId(1),
+                grants: Vec::new(),
+                fencing: Vec::new(),
+            },
         )
     }
 
@@ -54,6 +74,7 @@ impl Driver {
             arbiter: Arbiter::new(now, settings, memory),
             now,
             journal: Vec::new(),
+            fencing: None,
             log: Vec::new(),
             writes: Vec::new(),
             disk_works: true,
@@ -69,12 +90,13 @@ impl Driver {
 
     pub(crate) fn restart_with(self, settings: Settings, host_boot: BootId) -> Self {
         let mut newest: BTreeMap<ClusterName, GrantRecord> = BTreeMap::new();
-        for record in self.journal {
-            newest.insert(record.cluster.clone(), record);
+        for record in &self.journal {
+            newest.insert(record.cluster.clone(), record.clone());
         }
         let grants = newest.into_values().collect();
-        let memory = Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants };
-        Self::with_memory(settings, memory)
+        let fencing = self.fencing.clone().into_iter().collect();
+        let memory = Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants, fencing };
+        Self { fencing: self.fencing, ..Self::with_memory(settings, memory) }
     }
 
     pub(crate) fn event(&mut self, event: Event) -> Vec<Done> {
@@ -84,13 +106,17 @@ impl Driver {
             while let Some(action) = self.arbiter.next_action() {
                 match action {
                     Action::Send { client, bytes } => {
-                        done.push(Done::Sent(client.0, Box::new(read(&bytes))));
+                        done.push(read_any(client.0, &bytes));
                     }
                     Action::StartTls { client } => done.push(Done::StartTls(client.0)),
                     Action::Close { client, reason } => done.push(Done::Closed(client.0, reason)),
                     Action::Persist { token, record } => {
                         done.push(Done::Persist(record.clone()));
-                        self.writes.push((token, record));
+                        self.writes.push((token, Stored::Grant(record)));
+                    }
+                    Action::PersistFencing { token, record } => {
+                        done.push(Done::PersistFencing(record.clone()));
+                        self.writes.push((token, Stored::Fencing(record)));
                     }
                     Action::Decided { text, .. } => self.log.push(text),
                 }
@@ -99,16 +125,28 @@ impl Driver {
                 return done;
             }
             let (token, record) = self.writes.remove(0);
-            self.journal.push(record);
+            self.store(record);
             self.arbiter.handle(self.now, Event::Persisted(token));
         }
+    }
+
+    fn store(&mut self, record: Stored) {
+        match record {
+            Stored::Grant(record) => self.journal.push(record),
+            Stored::Fencing(record) => self.fencing = Some(record),
+        }
+    }
+
+    /// How many writes wait for their answer.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.len()
     }
 
     /// Answers the oldest write.
     pub(crate) fn write(&mut self, works: bool) -> Vec<Done> {
         let (token, record) = self.writes.remove(0);
         if works {
-            self.journal.push(record);
+            self.store(record);
             self.event(Event::Persisted(token))
         } else {
             self.event(Event::PersistFailed(token))
@@ -172,9 +210,17 @@ impl Driver {
         message.options.cluster_name = Some(CLUSTER.into());
         self.say(client, &message);
         self.say(client, &Message::new(MessageType::StartTls, Some(seq + 1)));
-        let identity = Some(Peer { cluster: CLUSTER.into(), node: None });
+        let identity = Some(Peer { cluster: CLUSTER.into(), node: None, gateway: false });
         self.event(Event::Secured { client: ClientId(client), identity })
     }
+}
+
+fn read_any(client: u64, bytes: &[u8]) -> Done {
+    if bytes[..2] != FRAME_ANSWER.to_be_bytes() {
+        return Done::Sent(client, Box::new(read(bytes)));
+    }
+    let frame = Deframer::new(1 << 20).feed(bytes).1.unwrap().unwrap();
+    Done::Answered(client, Box::new(Answer::decode(&frame.body).unwrap()))
 }
 
 pub(crate) fn read(bytes: &[u8]) -> Message {

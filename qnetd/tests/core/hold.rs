@@ -558,8 +558,8 @@ fn status_says_what_the_vote_waits_for_and_for_how_long() {
     let cluster = &status.clusters["c"];
     assert_eq!(cluster.waiting_ms, Some(10_000));
     let text = cluster.waiting.clone().unwrap();
-    let expected =
-        "node 1 may still count the vote: its connection is closed, vote-hold single-fault";
+    let expected = "node 1 may still count the vote: its connection is closed, vote-hold \
+                    single-fault; proof that node 1 is off would end that";
     assert_eq!(text, expected);
     let warning = &status.warnings[0];
     assert!(warning.contains("18.8 s") && warning.contains("10.8 s"), "{warning}");

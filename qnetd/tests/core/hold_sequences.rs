@@ -54,7 +54,8 @@ fn with_old_record() -> Driver {
 }
 
 fn with_record(record: GrantRecord, host_boot: BootId) -> Driver {
-    let memory = Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants: vec![record] };
+    let grants = vec![record];
+    let memory = Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants, ..Memory::default() };
     Driver::with_memory(Settings::default(), memory)
 }
 

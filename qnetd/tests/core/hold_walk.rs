@@ -140,7 +140,10 @@ impl World {
                     }
                 }
                 Done::Sent(client, message) => self.hear(client, &message),
-                Done::StartTls(_) | Done::Persist(_) => {}
+                Done::StartTls(_)
+                | Done::Persist(_)
+                | Done::PersistFencing(_)
+                | Done::Answered(..) => {}
             }
         }
     }
@@ -376,6 +379,7 @@ impl World {
                     boot: self.boot,
                     host_boot: BootId(1 + u128::from(self.random.below(4) == 0)),
                     grants: last.into_iter().collect(),
+                    fencing: Vec::new(),
                 };
                 self.driver = Driver::with_memory(self.settings.clone(), memory);
                 for at in 0..4 {

@@ -22,7 +22,7 @@ fn join(driver: &mut Driver, client: u64, cluster: &str, certificate: bool) -> u
     driver.say(client, &message);
     if certificate {
         driver.say(client, &Message::new(MessageType::StartTls, Some(2)));
-        let identity = Some(Peer { cluster: cluster.into(), node: None });
+        let identity = Some(Peer { cluster: cluster.into(), node: None, gateway: false });
         driver.event(Event::Secured { client: ClientId(client), identity });
     }
     let options = init(1, RingId::new(1, 1));

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 
 mod driver;
+mod fencing;
+mod fencing_calls;
 mod hold;
 mod hold_faults;
 mod hold_sequences;

@@ -328,7 +328,7 @@ fn the_cluster_name_is_fixed_at_verification() {
     driver.connect(1);
     driver.say(1, &preinit());
     driver.say(1, &Message::new(MessageType::StartTls, Some(2)));
-    let identity = Some(Peer { cluster: CLUSTER.into(), node: None });
+    let identity = Some(Peer { cluster: CLUSTER.into(), node: None, gateway: false });
     driver.event(Event::Secured { client: ClientId(1), identity });
     let mut other = preinit();
     other.options.cluster_name = Some("other".into());
@@ -341,14 +341,18 @@ fn a_certificate_of_another_cluster_or_another_node_closes() {
     driver.connect(1);
     driver.say(1, &preinit());
     driver.say(1, &Message::new(MessageType::StartTls, Some(2)));
-    let identity = Some(Peer { cluster: "C".into(), node: None });
+    let identity = Some(Peer { cluster: "C".into(), node: None, gateway: false });
     let done = driver.event(Event::Secured { client: ClientId(1), identity });
     assert_eq!(done, [Done::Closed(1, CloseReason::WrongIdentity)]);
 
     driver.connect(2);
     driver.say(2, &preinit());
     driver.say(2, &Message::new(MessageType::StartTls, Some(2)));
-    let identity = Some(Peer { cluster: CLUSTER.into(), node: Some(protocol::ids::NodeId(2)) });
+    let identity = Some(Peer {
+        cluster: CLUSTER.into(),
+        node: Some(protocol::ids::NodeId(2)),
+        gateway: false,
+    });
     driver.event(Event::Secured { client: ClientId(2), identity });
     let done = driver.say(2, &message(MessageType::Init, init(1, RingId::new(1, 1))));
     assert!(done.contains(&Done::Closed(2, CloseReason::WrongIdentity)), "{done:?}");

@@ -5,6 +5,7 @@
 
 mod arbiter;
 mod client;
+mod fencing;
 mod hostile;
 mod life;
 mod local;

@@ -52,8 +52,15 @@ impl Site {
     }
 
     pub(crate) fn client(&self, cluster: &str) -> ArbiterClient {
-        let subject = Subject::Cluster(cluster.to_owned());
-        let issued = self.authority.issue(&subject, Serial(103), validity()).unwrap();
+        self.peer(&Subject::Cluster(cluster.to_owned()))
+    }
+
+    pub(crate) fn gateway(&self, cluster: &str) -> ArbiterClient {
+        self.peer(&Subject::Gateway(cluster.to_owned()))
+    }
+
+    fn peer(&self, subject: &Subject) -> ArbiterClient {
+        let issued = self.authority.issue(subject, Serial(103), validity()).unwrap();
         let own = Credential::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes());
         ArbiterClient::with_default_name(&self.trust(), Some(&own.unwrap())).unwrap()
     }

@@ -61,7 +61,7 @@ impl Stage {
         let now = Time::from_millis(1000);
         let settings = Settings { unknown_bound, ..Settings::default() };
         let memory =
-            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), grants: Vec::new() };
+            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), ..Memory::default() };
         Self {
             shadow: Shadow::new(now, settings, memory),
             now,

@@ -36,7 +36,7 @@ impl Stock {
             ..Settings::default()
         };
         let memory =
-            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), grants: Vec::new() };
+            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), ..Memory::default() };
         let shadow = Shadow::new(Time::ZERO, settings, memory);
         let now = Time::ZERO;
         Some(Self { real, shadow, now, reports: Vec::new(), connections: Vec::new() })

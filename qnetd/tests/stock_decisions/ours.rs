@@ -27,14 +27,15 @@ impl Ours {
     pub(crate) fn with(settings: Settings) -> Self {
         let now = Time::from_millis(1000);
         let memory =
-            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), grants: Vec::new() };
+            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), ..Memory::default() };
         let arbiter = Arbiter::new(now, settings, memory);
         Self { arbiter, now, connections: Vec::new(), heard: Vec::new() }
     }
 
     /// The handshake is done, with a certificate of this cluster.
     pub(crate) fn secured(&mut self, connection: u32, cluster: &str) {
-        let identity = Some(Peer { cluster: ClusterName::from(cluster), node: None });
+        let identity =
+            Some(Peer { cluster: ClusterName::from(cluster), node: None, gateway: false });
         self.event(Event::Secured { client: client(connection), identity });
     }
 
@@ -63,7 +64,9 @@ impl Ours {
                         self.connections.retain(|connection| *connection != number);
                         self.heard.push((number, Heard::End));
                     }
-                    Action::Persist { token, .. } => events.push_back(Event::Persisted(token)),
+                    Action::Persist { token, .. } | Action::PersistFencing { token, .. } => {
+                        events.push_back(Event::Persisted(token));
+                    }
                     Action::StartTls { .. } | Action::Decided { .. } => {}
                 }
             }

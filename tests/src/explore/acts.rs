@@ -160,6 +160,7 @@ impl Cell {
             boot: server.opened,
             host_boot: BootId(u128::from(server.boot)),
             grants: server.journal.get().last().cloned().into_iter().collect(),
+            fencing: Vec::new(),
         };
         let settings = Settings { tls: TlsSupport::Unsupported, ..Settings::default() };
         let machine = Arbiter::new(clock.at(self.now), settings, memory);
@@ -324,6 +325,7 @@ impl Cell {
             NodeAction::Entitle { .. }
             | NodeAction::StartService { .. }
             | NodeAction::StopService
+            | NodeAction::Fence { .. }
             | NodeAction::Exit => {}
         }
     }
@@ -434,6 +436,10 @@ impl Cell {
                 if self.setup.sabotage == Some(Sabotage::GrantBeforeDurable) {
                     self.arbiter(ArbiterEvent::Persisted(token));
                 }
+            }
+            // Nobody fences here.
+            ArbiterAction::PersistFencing { token, .. } => {
+                self.arbiter(ArbiterEvent::PersistFailed(token));
             }
             ArbiterAction::Decided { cluster: _, text } => {
                 self.tell(|| format!("    arbiter: {text}"));

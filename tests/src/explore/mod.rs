@@ -28,7 +28,7 @@ mod search;
 
 pub use cases::CASES;
 pub use choice::{Channel, Choice};
-pub use search::{Found, Limits, Report, search};
+pub use search::{Found, Limits, Report, search, search_while};
 
 /// A fault that may come at any time, as long as the case allows more of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -103,6 +103,16 @@ struct Search<'a> {
 
 /// Searches a case; with something broken on purpose, to see that it is found.
 pub fn search(case: &Case, limits: &Limits, sabotage: Option<Sabotage>) -> Report {
+    search_while(case, limits, sabotage, &|| true)
+}
+
+/// The same, for who may want to end it before that: it asks before it goes on from a state.
+pub fn search_while(
+    case: &Case,
+    limits: &Limits,
+    sabotage: Option<Sabotage>,
+    goes_on: &dyn Fn() -> bool,
+) -> Report {
     let report = Report {
         case: *case,
         depth: 0,
@@ -130,12 +140,12 @@ pub fn search(case: &Case, limits: &Limits, sabotage: Option<Sabotage>) -> Repor
         start,
         report,
     };
-    search.levels(limits);
+    search.levels(limits, goes_on);
     search.report
 }
 
 impl Search<'_> {
-    fn levels(&mut self, limits: &Limits) {
+    fn levels(&mut self, limits: &Limits, goes_on: &dyn Fn() -> bool) {
         let mut level: VecDeque<Open> = VecDeque::from([(0, Some(self.start.clone()))]);
         while self.report.depth < limits.depth && !level.is_empty() {
             let all = level.len();
@@ -143,7 +153,8 @@ impl Search<'_> {
                 self.kept = self.kept.saturating_sub(usize::from(cell.is_some()));
                 let Some(cell) = cell.or_else(|| self.go_again(way)) else { continue };
                 self.go_on(way, &cell, limits);
-                if self.report.found.is_some() || self.seen.len() >= limits.states {
+                let ends = self.report.found.is_some() || self.seen.len() >= limits.states;
+                if ends || !goes_on() {
                     let done = all - level.len();
                     self.report.percent_of_next = done.saturating_sub(1) * 100 / all.max(1);
                     return;

@@ -98,12 +98,16 @@ impl Monitor {
 
     /// Notes where the service is alive; true if that, or how many children there are, is new.
     fn count_services(&mut self, hosts: &Hosts) -> bool {
-        let children = hosts.values().map(|host| host.children.len()).sum();
-        let serving = hosts.iter().filter(|(_, host)| host.serves()).map(|(node, _)| *node);
         let (known, count) = &self.services;
-        if *count == children && known.iter().copied().eq(serving.clone()) && !self.in_full {
+        let (mut known, mut children, mut same) = (known.iter(), 0, true);
+        for (node, host) in hosts.iter().filter(|(_, host)| !host.children.is_empty()) {
+            children += host.children.len();
+            same &= !host.serves() || known.next() == Some(node);
+        }
+        if same && known.next().is_none() && *count == children && !self.in_full {
             return false;
         }
+        let serving = hosts.iter().filter(|(_, host)| host.serves()).map(|(node, _)| *node);
         self.services = (serving.collect(), children);
         true
     }

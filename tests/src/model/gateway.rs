@@ -300,7 +300,8 @@ impl World {
     }
 
     /// `fence confirm`: for the side that goes on only, and not while anything is heard of the node
-    /// (safety 28).
+    /// (safety 28). Of a silent node nobody but the operator can tell whether it has power: he
+    /// looks, and says nothing that is not so. Of any other he says what he likes.
     fn confirm(&mut self, by: NodeId, target: NodeId) {
         let entitled = self.is_entitled(by, target);
         let heard = self.models.gateway.heard.get(&target);
@@ -310,6 +311,8 @@ impl World {
             self.gateway_says(format_args!("refuses: node {by} is not entitled to confirm"));
         } else if refused && heard {
             self.gateway_says(format_args!("refuses: node {target} is heard"));
+        } else if entitled && !heard && self.is_powered(End::Node(target)) {
+            self.gateway_says(format_args!("the operator sees that node {target} has power"));
         } else {
             let boot = self.hosts.get(&target).map_or(BootId(0), |host| host.boot);
             self.models.gateway.confirmed.insert(target, boot);

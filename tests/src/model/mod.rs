@@ -124,8 +124,8 @@ impl Scenario {
     }
 
     fn on_corosync(seed: u64, topology: Topology, faults: Vec<TimedFault>) -> Self {
-        let until_ms = Some(120_000);
-        Self { name: String::new(), seed, topology, faults, expect: Vec::new(), until_ms }
+        let name = String::new();
+        Self { name, seed, topology, faults, expect: Vec::new(), until_ms: None }
     }
 }
 

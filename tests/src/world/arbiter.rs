@@ -84,7 +84,8 @@ impl World {
         else {
             return;
         };
-        let identity = Some(Peer { cluster: self.cluster.clone(), node: Some(node) });
+        let identity =
+            Some(Peer { cluster: self.cluster.clone(), node: Some(node), gateway: false });
         let secured = Event::Secured { client: Self::client_id(number), identity };
         let (pause, life) = (self.pause(500, 3000), self.server.arbiter.life);
         self.put_in(pause, Delivery::Input(Process::Arbiter, Some(life), Input::Arbiter(secured)));
@@ -135,6 +136,9 @@ impl World {
                     self.put_in(pause, Delivery::Input(me, Some(life), done));
                 }
                 self.write(me, Write::Arbiter(token, record));
+            }
+            Action::PersistFencing { token, record } => {
+                self.write(me, Write::Fencing(token, record));
             }
             Action::Decided { cluster: _, text } => {
                 self.trace.line(self.now, me, format_args!("{text}"));

@@ -169,6 +169,7 @@ impl World {
                 self.server.id = id;
                 self.server.opened = 0;
                 self.server.journal.clear();
+                self.server.fencing = None;
                 self.monitor.memory_lost(None);
                 let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
                 for node in nodes {

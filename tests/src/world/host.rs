@@ -176,6 +176,8 @@ impl World {
                 self.trace.line(self.now, me, format_args!("asks for a stop"));
                 self.order(node, KeeperEvent::Stop);
             }
+            // No gateway is configured.
+            Action::Fence { .. } => {}
             Action::Exit => {
                 self.order(node, KeeperEvent::Farewell);
                 self.kill(me);

@@ -9,7 +9,7 @@ use protocol::host::FromHost;
 use protocol::ids::{ArbiterId, BootId, Epoch, InstanceId};
 use protocol::time::Time;
 use qdevice::core::{Device, Event as DeviceEvent};
-use qnetd::core::{Arbiter, Event as ArbiterEvent, GrantRecord, Token};
+use qnetd::core::{Arbiter, Event as ArbiterEvent, FencingRecord, GrantRecord, Token};
 
 use super::keeper::Keeping;
 use crate::clock::Clock;
@@ -57,6 +57,8 @@ pub(crate) enum Write {
     Node(u64, Stored),
     /// The arbiter's.
     Arbiter(Token, GrantRecord),
+    /// The arbiter's, of fencing.
+    Fencing(Token, FencingRecord),
     /// A keeper's may-run mark.
     Mark(u64),
 }
@@ -303,6 +305,7 @@ pub(crate) struct Server {
     /// How often the state directory has been opened.
     pub(crate) opened: u32,
     pub(crate) journal: Vec<GrantRecord>,
+    pub(crate) fencing: Option<FencingRecord>,
     pub(crate) disk: DiskFaults,
 }
 
@@ -317,6 +320,7 @@ impl Server {
             id: ArbiterId(u128::from(seed) << 64 | 1),
             opened: 0,
             journal: Vec::new(),
+            fencing: None,
             disk: DiskFaults::default(),
         }
     }

@@ -242,6 +242,7 @@ impl World {
             boot: server.opened,
             host_boot: server.boot,
             grants: server.journal.last().cloned().or(made_up).into_iter().collect(),
+            fencing: server.fencing.clone().into_iter().collect(),
         };
         let clock = Clock::new(self.now, server.skew_ppm);
         let arbiter = Arbiter::new(clock.at(self.now), Self::arbiter_settings(), memory);
@@ -354,7 +355,9 @@ impl World {
         self.commit(process, &write);
         let input = match write {
             Write::Node(number, _) => Input::Node(NodeEvent::Persisted(number)),
-            Write::Arbiter(token, _) => Input::Arbiter(ArbiterEvent::Persisted(token)),
+            Write::Arbiter(token, _) | Write::Fencing(token, _) => {
+                Input::Arbiter(ArbiterEvent::Persisted(token))
+            }
             Write::Mark(mark) => Input::Keeper(KeeperEvent::MarkStored { mark }),
         };
         self.input(process, Some(life), input);
@@ -380,6 +383,7 @@ impl World {
                 );
                 self.server.journal.push(record.clone());
             }
+            (Write::Fencing(_, record), _) => self.server.fencing = Some(record.clone()),
             (Write::Node(..) | Write::Mark(_), _) => {}
         }
     }
@@ -402,7 +406,9 @@ impl World {
         let delivery = if disk.full > 0 {
             let input = match write {
                 Write::Node(number, _) => Input::Node(NodeEvent::PersistFailed(number)),
-                Write::Arbiter(token, _) => Input::Arbiter(ArbiterEvent::PersistFailed(token)),
+                Write::Arbiter(token, _) | Write::Fencing(token, _) => {
+                    Input::Arbiter(ArbiterEvent::PersistFailed(token))
+                }
                 Write::Mark(mark) => {
                     let error = "the disk is full".to_owned();
                     Input::Keeper(KeeperEvent::MarkFailed { mark, error })

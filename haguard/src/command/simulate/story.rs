@@ -131,7 +131,7 @@ impl Found {
         let outcome = run_sabotaged(&small, plan.sabotage);
         Self {
             seed: scenario.seed,
-            again: plan.what.again(scenario.seed),
+            again: plan.again(scenario.seed),
             faults: (scenario.faults.len(), small.faults.len()),
             story: Story::new(&small, &outcome),
             scenario: small,
@@ -140,12 +140,12 @@ impl Found {
 
     /// A run that broke nothing, as it is.
     pub fn whole(plan: &Plan) -> Self {
-        let mut scenario = plan.what.scenario(plan.seeds.start());
+        let mut scenario = plan.scenario(plan.seeds.start());
         scenario.name = format!("seed {}", scenario.seed);
         let outcome = simulator::run(&scenario);
         Self {
             seed: scenario.seed,
-            again: plan.what.again(scenario.seed),
+            again: plan.again(scenario.seed),
             faults: (scenario.faults.len(), scenario.faults.len()),
             story: Story::new(&scenario, &outcome),
             scenario,
@@ -175,6 +175,13 @@ pub fn summary(plan: &Plan, ended: &Ended, brush: Brush) -> String {
     row("schedules", thousands(report.runs), rate(report.runs));
     row("core steps", thousands(report.core_steps), rate(report.core_steps));
     row("steps checked", thousands(report.steps), rate(report.steps));
+    if !ended.worked.is_zero() {
+        let worked = ended.worked.as_secs_f64();
+        let each = |count: u64| thousands((count as f64 / worked) as u64);
+        let (runs, steps) = (each(report.runs), each(report.core_steps));
+        let remark = format!("in each {runs} schedules, {steps} core steps");
+        row("processor time", format!("{worked:.1} s"), remark);
+    }
     let times = thousands((report.simulated.as_secs_f64() / seconds) as u64);
     row("virtual hours", hours(report.simulated), format!("{times} times real time"));
     row("became quorate", thousands(report.became_quorate), "nodes".to_owned());
@@ -205,6 +212,7 @@ pub fn summary_json(plan: &Plan, ended: &Ended) -> Value {
         "what": plan.what.to_string(),
         "jobs": plan.jobs,
         "seconds": ended.took.as_secs_f64(),
+        "processor_seconds": ended.worked.as_secs_f64(),
         "interrupted": ended.interrupted,
         "schedules": report.runs,
         "virtual_seconds": report.simulated.as_secs_f64(),
@@ -256,7 +264,8 @@ mod tests {
     fn a_failure_is_made_small_and_told_with_the_command_that_shows_it_again() {
         let sabotage = Some(Sabotage::KeeperIgnoresDeadline);
         let seeds = Seeds::from(0, Some(2000));
-        let plan = Plan { seeds, what: What::Nodes(2), minutes: None, jobs: 2, sabotage };
+        let plan =
+            Plan { seeds, what: What::Nodes(2), minutes: None, seconds: None, jobs: 2, sabotage };
         let ended = run(&plan, true).unwrap();
         let (scenario, outcome) = ended.report.failures.first().unwrap();
         let found = Found::new(scenario, outcome, &plan);

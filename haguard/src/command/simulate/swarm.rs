@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
 use protocol::time::Time;
 use simulator::sabotage::Sabotage;
 use simulator::{Outcome, Report, Scenario, run_sabotaged};
@@ -77,10 +78,30 @@ pub struct Plan {
     pub what: What,
     /// Stop after this long.
     pub minutes: Option<u64>,
+    /// Each schedule lasts exactly so many virtual seconds.
+    pub seconds: Option<u64>,
     /// How many runs at a time.
     pub jobs: usize,
     /// What is broken on purpose: for tests, the command has no such switch.
     pub sabotage: Option<Sabotage>,
+}
+
+impl Plan {
+    /// The schedule of a seed.
+    pub fn scenario(&self, seed: u64) -> Scenario {
+        let mut scenario = self.what.scenario(seed);
+        if let Some(seconds) = self.seconds {
+            scenario.until_ms = Some(seconds.saturating_mul(1000));
+        }
+        scenario
+    }
+
+    /// The command that runs one seed again.
+    pub fn again(&self, seed: u64) -> String {
+        let seconds =
+            self.seconds.map_or_else(String::new, |seconds| format!(" --seconds {seconds}"));
+        self.what.again(seed) + &seconds
+    }
 }
 
 /// What a seed is made into.
@@ -97,8 +118,7 @@ pub enum What {
 }
 
 impl What {
-    /// The schedule of a seed.
-    pub fn scenario(self, seed: u64) -> Scenario {
+    fn scenario(self, seed: u64) -> Scenario {
         match self {
             Self::Nodes(nodes) => Scenario::random_of(seed, nodes..=nodes),
             Self::Gateway => Scenario::random_with_gateway(seed),
@@ -107,8 +127,7 @@ impl What {
         }
     }
 
-    /// The command that runs one seed again.
-    pub fn again(self, seed: u64) -> String {
+    fn again(self, seed: u64) -> String {
         let what = match self {
             Self::Nodes(2) => String::new(),
             Self::Nodes(nodes) => format!(" --nodes {nodes}"),
@@ -140,6 +159,8 @@ pub struct Ended {
     pub end: u64,
     /// How long it took.
     pub took: Duration,
+    /// For how long processors were at it: what other work on the machine changes least.
+    pub worked: Duration,
     /// Somebody did not want to wait for the rest.
     pub interrupted: bool,
 }
@@ -151,7 +172,7 @@ pub struct Ended {
 pub fn run(plan: &Plan, silent: bool) -> Result<Ended> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
-    tell_panics(plan.what);
+    tell_panics(plan.clone());
     // No seed from here on is begun.
     let end = AtomicU64::new(plan.seeds.end().unwrap_or(u64::MAX));
     let next = AtomicU64::new(plan.seeds.start());
@@ -180,7 +201,7 @@ fn work(
         if seed >= end.load(Ordering::Relaxed) {
             return;
         }
-        let scenario = plan.what.scenario(seed);
+        let scenario = plan.scenario(seed);
         SEED.set(Some(seed));
         let outcome = run_sabotaged(&scenario, plan.sabotage);
         SEED.set(None);
@@ -202,7 +223,7 @@ async fn collect(
 ) -> Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut looks = interval(LOOK);
-    let start = now();
+    let (start, worked) = (now(), processor_time());
     let limit = plan.minutes.map_or(Time::NEVER, |minutes| start + Duration::from_mins(minutes));
     let mut progress = Progress::new(plan, start, silent);
     let mut report = Report::default();
@@ -230,8 +251,14 @@ async fn collect(
     report.failures.sort_by_key(|(scenario, _)| scenario.seed);
     report.failures.truncate(1);
     let took = now().since(start);
+    let worked = processor_time().saturating_sub(worked);
     let end = plan.seeds.start().saturating_add(report.runs);
-    Ok(Ended { report, end, took, interrupted })
+    Ok(Ended { report, end, took, worked, interrupted })
+}
+
+/// Of this process; none, if the kernel does not say.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 thread_local! {
@@ -241,7 +268,7 @@ thread_local! {
 
 /// A machine that panics breaks rule S10. Where a panic ends the program there is no outcome to
 /// report, so the panic itself has to say which seed it was.
-fn tell_panics(what: What) {
+fn tell_panics(plan: Plan) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let Some(seed) = SEED.get() else { return before(panic) };
@@ -249,7 +276,7 @@ fn tell_panics(what: What) {
             let text = panic.to_string().replace('\n', " ");
             complain(&format!(
                 "haguard simulate: S10 is broken, a machine panicked: {text}; again: {}",
-                what.again(seed)
+                plan.again(seed)
             ));
             std::process::exit(1);
         }
@@ -262,7 +289,7 @@ mod tests {
 
     fn plan(seeds: Seeds, jobs: usize) -> Plan {
         let sabotage = Some(Sabotage::KeeperIgnoresDeadline);
-        Plan { seeds, what: What::Nodes(2), minutes: None, jobs, sabotage }
+        Plan { seeds, what: What::Nodes(2), minutes: None, seconds: None, jobs, sabotage }
     }
 
     #[test]

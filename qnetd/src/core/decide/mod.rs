@@ -124,6 +124,9 @@ pub enum WaitReason {
     MembersDiffer(NodeId, NodeId),
     /// Two clients have different configuration lists: a change is under way (ffsplit).
     ConfigsDiffer(NodeId, NodeId),
+    /// This node is condemned, and nobody reports a view without it (safety 25). Said by the caller
+    /// of [`decide`], which knows nothing of fencing.
+    Condemned(NodeId),
 }
 
 impl fmt::Display for WaitReason {
@@ -141,6 +144,7 @@ impl fmt::Display for WaitReason {
             Self::ConfigsDiffer(a, b) => {
                 write!(f, "nodes {a} and {b} have different node lists configured")
             }
+            Self::Condemned(node) => write!(f, "node {node} is being fenced"),
         }
     }
 }

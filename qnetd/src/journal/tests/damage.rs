@@ -20,7 +20,8 @@ fn batches() -> Vec<Vec<GrantRecord>> {
 fn journal_of(batches: &[Vec<GrantRecord>]) -> Vec<u8> {
     let (mut bytes, mut checksum) = text::summed([]).unwrap();
     for batch in batches {
-        checksum = text::write_batch(&mut bytes, checksum, batch).unwrap();
+        let batch: Vec<Record> = batch.iter().cloned().map(Record::Grant).collect();
+        checksum = text::write_batch(&mut bytes, checksum, &batch).unwrap();
     }
     bytes
 }

@@ -158,9 +158,11 @@ impl Line {
             accepted = accepting => accepted?,
             _ = &mut self.closing => return Err(Gone::Closed),
         };
-        let peer = client
-            .peer()
-            .map(|identity| Peer { cluster: identity.cluster.clone(), node: identity.node });
+        let peer = client.peer().map(|i| Peer {
+            cluster: i.cluster.clone(),
+            node: i.node,
+            gateway: i.gateway,
+        });
         let proven = peer.as_ref().map(|peer| peer.cluster.clone());
         let tls = credentials.client(proven.as_ref()).map_err(Gone::NoCertificate)?;
         stock.write_all(&start.message).await.map_err(Gone::Stock)?;

@@ -1,0 +1,13 @@
+//! The gateway's machine: facts in, duties out, on a clock of its own.
+
+mod bench;
+
+mod arbiter;
+mod confirm;
+mod duel;
+mod levels;
+mod readiness;
+mod requests;
+mod restart;
+mod swarm;
+mod watchdog;
