@@ -23,7 +23,7 @@ use lab::pki::Pki;
 use lab::{At, Lab, Role, table};
 
 /// How many clusters are up at a time. They wait most of the time.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 12;
 /// Until a fault has had all its effects, with our arbiter: the longest lease of an own device,
 /// what is added to it on corosync, a reconnection.
 const PATIENCE: Duration = Duration::from_secs(25);
