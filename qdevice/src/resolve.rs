@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use host::dial::connect_any;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
@@ -51,22 +52,7 @@ pub async fn connect(
     let addresses = addresses.map_err(|_| {
         format!("{} was not looked up within {limit:?}: is the name service slow?", target.host)
     })??;
-    let mut last = String::new();
-    for (tried, address) in addresses.iter().enumerate() {
-        let now = Instant::now();
-        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let share = now + end.saturating_duration_since(now) / left;
-        last = match timeout_at(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // An echo is one small message, and its age counts.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Ok(Err(error)) => format!("cannot connect to {address}: {error}"),
-            Err(_) => format!("{address} does not answer: is it up, and the port open?"),
-        };
-    }
-    Err(last)
+    connect_any(&addresses, end).await
 }
 
 async fn addresses(target: &Target, ip_version: u8) -> Result<Vec<SocketAddr>, String> {

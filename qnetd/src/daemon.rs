@@ -26,6 +26,7 @@ use certs::ArbiterTls;
 use host::clock::Clock;
 use host::local::{Answer, Local};
 use host::lock::Lock;
+pub use host::signals::{Order, follow_signals};
 use host::systemd;
 use protocol::qnet::TlsSupport;
 use protocol::status::ArbiterStatus;
@@ -48,7 +49,6 @@ use local::{Desk, Query};
 use request::Request;
 use watch::Gossip;
 pub(crate) use watch::descriptors;
-pub use watch::{Order, follow_signals};
 
 /// Reports of all connections that wait for the daemon.
 const REPORTS_MAX: usize = 256;
@@ -71,7 +71,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Why it could not start, in one line with [`anyhow::Error`]'s alternate form.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let (orders, received) = mpsc::channel(8);
-    follow_signals(orders.clone())?;
+    follow_signals(orders.clone()).context("cannot catch signals")?;
     serve(options, (orders, received), None).await
 }
 

@@ -14,6 +14,7 @@ use certs::files::Files;
 use certs::material::Purpose;
 use certs::tls::ClientStream;
 use certs::{ArbiterClient, Identity};
+use host::dial::connect_any;
 use protocol::fence::{
     Answer, Ask, Call, FRAME_ANSWER, FRAME_CALL, IntentId, Nonce, Refusal, Verdict,
 };
@@ -281,22 +282,10 @@ async fn connect(address: &Endpoint, end: Instant) -> Result<TcpStream, String> 
     let found = lookup_host((address.host.as_str(), address.port)).await;
     let found = found.map_err(|error| format!("cannot look it up: {error}; correct 'arbiter'"))?;
     let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
-    let mut last = "it has no address".to_owned();
-    for (tried, address) in found.iter().enumerate() {
-        let now = Instant::now();
-        let left = u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
-        let share = now + end.saturating_duration_since(now) / left;
-        last = match timeout_at(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // A call is one small message that somebody waits for.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Ok(Err(error)) => format!("cannot connect to {address}: {error}"),
-            Err(_) => format!("{address} does not answer: is it up, and the port open?"),
-        };
+    if found.is_empty() {
+        return Err("it has no address".to_owned());
     }
-    Err(last)
+    connect_any(&found, end).await
 }
 
 /// Addresses of one name that are tried.

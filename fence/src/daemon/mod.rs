@@ -26,7 +26,6 @@ pub mod local;
 mod numbers;
 mod setup;
 mod switch;
-mod watch;
 mod web;
 
 use std::collections::BTreeMap;
@@ -37,6 +36,7 @@ use std::time::Duration;
 use anyhow::Context;
 use host::clock::Clock;
 use host::lock::Lock;
+pub use host::signals::{Order, follow_signals};
 use host::systemd;
 use protocol::fence::{Call, GatewayStatus, Progress};
 use protocol::ids::ClusterName;
@@ -63,7 +63,6 @@ use local::Local;
 use numbers::Numbers;
 use setup::{Places, Setup, Stamp};
 use switch::Switch;
-pub use watch::{Order, follow_signals};
 use web::{Rooms, Web};
 
 /// The lock in the state directory and in the run directory: one gateway a place.
@@ -138,7 +137,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // Passwords are in this memory (prctl(2), PR_SET_DUMPABLE).
     nix::sys::prctl::set_dumpable(false).context("cannot switch off core dumps")?;
     let (orders, received) = mpsc::channel(8);
-    follow_signals(orders)?;
+    follow_signals(orders).context("cannot catch signals")?;
     serve(options, received, None).await
 }
 

@@ -1,9 +1,6 @@
-//! What the system says to the daemon, and what the daemon says in the log.
+//! What the daemon says in the log, and how many connections the system lets it have.
 
-use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 use tracing::{debug, info};
 
@@ -13,40 +10,6 @@ const GOSSIP_LINES_MAX: u32 = 20;
 
 /// See [`GOSSIP_LINES_MAX`].
 const GOSSIP_WINDOW: Duration = Duration::from_secs(10);
-
-/// What an operator wants of a running daemon.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Order {
-    /// End: SIGTERM, SIGINT, `corosync-qnetd-tool -H`.
-    Stop,
-    /// Read the certificates again: SIGHUP.
-    Reload,
-}
-
-/// Turns signals into orders from now on.
-///
-/// # Errors
-/// If the system does not let signals be caught.
-pub fn follow_signals(orders: mpsc::Sender<Order>) -> anyhow::Result<()> {
-    let catch = |kind| signal(kind).context("cannot catch signals");
-    let mut terminate = catch(SignalKind::terminate())?;
-    let mut interrupt = catch(SignalKind::interrupt())?;
-    let mut hangup = catch(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        loop {
-            let order = tokio::select! {
-                _ = terminate.recv() => Order::Stop,
-                _ = interrupt.recv() => Order::Stop,
-                _ = hangup.recv() => Order::Reload,
-            };
-            info!("signal: {order:?}");
-            if orders.send(order).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
-}
 
 /// Log lines that strangers can provoke.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use host::clock::Clock;
 use host::local::{Answer, Desk, Local};
 use host::lock::Lock;
@@ -125,7 +125,7 @@ impl std::fmt::Display for Summary {
 /// Why it could not start, in one line with [`anyhow::Error`]'s alternate form.
 pub async fn run(options: Options, plan: Plan) -> anyhow::Result<Summary> {
     let (orders, received) = mpsc::channel(8);
-    follow_signals(orders.clone())?;
+    follow_signals(orders.clone()).context("cannot catch signals")?;
     serve(options, plan, (orders, received), None).await
 }
 

@@ -1,6 +1,7 @@
-//! What the system says to the daemon.
+//! What the system says to a daemon.
 
-use anyhow::Context;
+use std::io;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::info;
@@ -8,9 +9,9 @@ use tracing::info;
 /// What an operator wants of a running daemon.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Order {
-    /// End when no job is running, or soon: SIGTERM, SIGINT.
+    /// End, in order: SIGTERM, SIGINT, or a word on a local socket.
     Stop,
-    /// Read the configuration and the certificates again: SIGHUP.
+    /// Read again what may have changed on disk: SIGHUP.
     Reload,
 }
 
@@ -18,11 +19,10 @@ pub enum Order {
 ///
 /// # Errors
 /// If the system does not let signals be caught.
-pub fn follow_signals(orders: mpsc::Sender<Order>) -> anyhow::Result<()> {
-    let catch = |kind| signal(kind).context("cannot catch signals");
-    let mut terminate = catch(SignalKind::terminate())?;
-    let mut interrupt = catch(SignalKind::interrupt())?;
-    let mut hangup = catch(SignalKind::hangup())?;
+pub fn follow_signals(orders: mpsc::Sender<Order>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         loop {
             let order = tokio::select! {
