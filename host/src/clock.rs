@@ -12,6 +12,12 @@ pub fn read() -> HostInstant {
     }
 }
 
+/// What the wall clock shows, in whole seconds since 1970; 0 before that. It may jump, and nothing
+/// is measured by it.
+pub fn wall_s() -> u64 {
+    nanos(ClockId::CLOCK_REALTIME) / 1_000_000_000
+}
+
 fn nanos(clock: ClockId) -> u64 {
     let Ok(spec) = clock_gettime(clock) else { return 0 };
     let seconds = u64::try_from(spec.tv_sec()).unwrap_or(0);

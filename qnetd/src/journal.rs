@@ -288,6 +288,7 @@ impl<D: Directory> Journal<D> {
             arbiter: identity.id,
             boot: identity.boot,
             host_boot,
+            clock_s: host::clock::wall_s(),
             grants: journal.newest.grants.values().cloned().collect(),
             fencing: journal.newest.fencing.values().cloned().collect(),
         };

@@ -72,6 +72,7 @@ fn memory(tape: &mut Tape<'_>) -> Memory {
         arbiter: ArbiterId(7),
         boot: 1 + tape.number32() % 1000,
         host_boot: BootId(1 + u128::from(tape.byte())),
+        clock_s: 0,
         grants: Vec::new(),
         fencing: Vec::new(),
     };

@@ -20,8 +20,12 @@ use super::{GrantRecord, Memory, Token};
 /// followed, because an epoch that has run out can never be raised again.
 const EPOCH_JUMP_LIMIT: u64 = 1 << 40;
 
-/// After a reboot of the arbiter's host epochs go on this far above the record: more than were
-/// given since any backup that is of use.
+/// After a reboot of the arbiter's host epochs go on at least at the wall clock, of which a second
+/// has this many: more than are given in one, so whatever was given before is below.
+const EPOCHS_A_SECOND: u64 = 256;
+
+/// If the wall clock is behind, they go on this far above the record: more than were given since
+/// any backup that is of use.
 const RESTORED_EPOCHS: u64 = 1 << 20;
 
 /// How long to wait before a failed write is tried again.
@@ -96,6 +100,19 @@ fn put_all(hold: &mut Hold, more: Hold) {
         if key.1 != Process::BEFORE || !hold.get(&key).is_some_and(is_newer) {
             hold.insert(key, held);
         }
+    }
+}
+
+/// Where epochs go on after one that an earlier boot of the host recorded. The record may come from
+/// a backup, and epochs that were given since must not be given again (safety 10); two restored
+/// copies of one backup must not go on at the same one either, which only a clock tells.
+fn epoch_after(record: Epoch, clock_s: u64) -> Epoch {
+    let clock = clock_s.saturating_mul(EPOCHS_A_SECOND);
+    let ahead = clock.saturating_sub(record.0);
+    if (1..=EPOCH_JUMP_LIMIT).contains(&ahead) {
+        Epoch(clock)
+    } else {
+        Epoch(record.0.saturating_add(RESTORED_EPOCHS))
     }
 }
 
@@ -232,11 +249,9 @@ impl Ledger {
             let recorded = if until == Time::NEVER { now } else { until };
             Quarantine::Recorded { until: recorded.max(now + times::SOLO_LEASE_HOLD) }
         };
-        // A record of an earlier boot may come from a backup; epochs that were given since must
-        // not be given again (safety 10).
-        let room = if same_boot { 0 } else { RESTORED_EPOCHS };
+        let given = record.grant.epoch;
         Self {
-            epoch: Epoch(record.grant.epoch.0.saturating_add(room)),
+            epoch: if same_boot { given } else { epoch_after(given, memory.clock_s) },
             current: Some((record.clone(), standing)),
             replaced: None,
             holds: record.nodes.iter().map(|node| (*node, hold.clone())).collect(),

@@ -198,6 +198,9 @@ pub struct Memory {
     pub boot: u32,
     /// The current boot of the host.
     pub host_boot: BootId,
+    /// What the wall clock showed, in seconds since 1970; 0: it could not be read. No time is
+    /// measured by it.
+    pub clock_s: u64,
     /// The newest record of each cluster.
     pub grants: Vec<GrantRecord>,
     /// What is known of fencing in each.

@@ -251,6 +251,7 @@ impl Daemon {
             arbiter: ArbiterId(1),
             boot: 1,
             host_boot: BootId::default(),
+            clock_s: 0,
             grants: Vec::new(),
             fencing: Vec::new(),
         };

@@ -58,13 +58,7 @@ impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         Self::with_memory(
             settings,
-            Memory {
-                arbiter: ArbiterId(7),
-                boot: 1,
-                host_boot: BootId(1),
-                grants: Vec::new(),
-                fencing: Vec::new(),
-            },
+            Memory { arbiter: ArbiterId(7), boot: 1, host_boot: BootId(1), ..Memory::default() },
         )
     }
 
@@ -95,7 +89,8 @@ impl Driver {
         }
         let grants = newest.into_values().collect();
         let fencing = self.fencing.clone().into_iter().collect();
-        let memory = Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants, fencing };
+        let memory =
+            Memory { arbiter: ArbiterId(7), boot: 2, host_boot, grants, fencing, clock_s: 0 };
         Self { fencing: self.fencing, ..Self::with_memory(settings, memory) }
     }
 

@@ -379,7 +379,7 @@ impl World {
                     boot: self.boot,
                     host_boot: BootId(1 + u128::from(self.random.below(4) == 0)),
                     grants: last.into_iter().collect(),
-                    fencing: Vec::new(),
+                    ..Memory::default()
                 };
                 self.driver = Driver::with_memory(self.settings.clone(), memory);
                 for at in 0..4 {

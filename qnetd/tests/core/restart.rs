@@ -1,9 +1,9 @@
 //! Rule S3: what a restarted arbiter gives to whom.
 
-use protocol::ids::{BootId, Epoch, NodeId};
+use protocol::ids::{ArbiterId, BootId, Epoch, NodeId};
 use protocol::qnet::Held;
 use protocol::vote::Vote;
-use qnetd::core::Settings;
+use qnetd::core::{GrantRecord, Memory, Settings};
 
 use crate::driver::{Driver, Own, pair, votes};
 
@@ -113,6 +113,43 @@ fn a_restored_record_is_found_out_by_a_newer_lease_of_the_same_directory() {
     assert!(driver.arbiter.epoch(&"c".into()) > Some(two.highest));
     // Quarantine: node 1 has not reported since, however long it takes.
     assert_eq!(votes(&driver.pass_renewing(80_000, &mut [&mut two])), []);
+}
+
+/// The epoch of the first grant to node 2 after a reboot in which the wall clock shows this.
+fn first_epoch_after(record: &GrantRecord, clock_s: u64) -> Epoch {
+    let memory = Memory {
+        arbiter: ArbiterId(7),
+        boot: 2,
+        host_boot: BootId(2),
+        clock_s,
+        grants: vec![record.clone()],
+        ..Memory::default()
+    };
+    let mut driver = Driver::with_memory(Settings::default(), memory);
+    let mut two = Own::new(2, 2, &[1, 2]);
+    two.join(&mut driver);
+    two.report(&mut driver, 5, &[2]);
+    driver.pass_renewing(11_500, &mut [&mut two]);
+    two.grant.unwrap().id.epoch
+}
+
+#[test]
+fn no_epoch_is_given_again_by_two_reboots_from_one_backup() {
+    let (driver, _) = solo_two();
+    let backup = driver.journal.last().unwrap();
+    let mut highest = backup.grant.epoch;
+    for clock_s in [1_800_000_000, 1_800_000_001, 1_800_000_060, 2_000_000_000] {
+        let epoch = first_epoch_after(backup, clock_s);
+        assert!(epoch > highest, "{epoch} after {highest}");
+        highest = epoch;
+    }
+    // A clock that is behind the record, or that no node would follow, is not gone by.
+    let mut ahead = backup.clone();
+    ahead.grant.epoch = highest;
+    for clock_s in [0, 1, 1_800_000_000, u64::MAX] {
+        let epoch = first_epoch_after(&ahead, clock_s);
+        assert!(epoch.0 > highest.0 + (1 << 20) && epoch.0 < highest.0 + (1 << 21), "{epoch}");
+    }
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Cell {
             arbiter: ArbiterId(1),
             boot: server.opened,
             host_boot: BootId(u128::from(server.boot)),
+            clock_s: 0,
             grants: server.journal.get().last().cloned().into_iter().collect(),
             fencing: Vec::new(),
         };

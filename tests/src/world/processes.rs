@@ -241,6 +241,7 @@ impl World {
             arbiter: server.id,
             boot: server.opened,
             host_boot: server.boot,
+            clock_s: super::START_S + self.now.0 / 1_000_000,
             grants: server.journal.last().cloned().or(made_up).into_iter().collect(),
             fencing: server.fencing.clone().into_iter().collect(),
         };

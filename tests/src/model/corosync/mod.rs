@@ -205,6 +205,7 @@ impl<'a> Stage<'a> {
             arbiter: ArbiterId(7),
             boot: self.boots,
             host_boot: BootId(1),
+            clock_s: 0,
             grants: self.journal.last().cloned().into_iter().collect(),
             fencing: Vec::new(),
         };
