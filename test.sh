@@ -68,6 +68,8 @@ export HOME
 export PATH="$PWD/target/tools/bin:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 export CARGO_TARGET_DIR="$PWD/target" # the demo is looked for there
 unset XDG_RUNTIME_DIR                 # belongs to a session, and the tests have none
+# A clean clone is built once: what would make the next build faster costs time and room here.
+[ "${CI:-}" = true ] && export CARGO_INCREMENTAL=0
 
 # What has to be undone, whatever happens.
 step_pid='' follow_pid='' policy_rc_d='' scratch=''

@@ -300,6 +300,8 @@ fn unknown(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
     #[test]
@@ -311,6 +313,40 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), TABLE.len());
+    }
+
+    /// The table as an operator reads it.
+    fn page() -> String {
+        let mut page = String::from(
+            "# Quirks of BMCs\n\nWhat BMCs do that IPMI 2.0 does not say, and what `haguard fence \
+             gateway` does about it. What\ncosts no safety is always taken. What changes our own \
+             bytes, or loosens a check that has a meaning, has\na name that the device's \
+             configuration must give: `quirks = [\"zero-session-id\"]`\n([fencing.md](fencing.md)). \
+             What would leave the BMC without proof is never taken.\n\nThe rows are those of \
+             `fence/src/ipmi/quirks.rs`; each is tested in `fence/tests/ipmi/quirks.rs`, or says\nwhy \
+             it is never taken.\n\n| quirk | taken | what differs, and what is done | seen on | \
+             source |\n|---|---|---|---|---|\n",
+        );
+        for row in TABLE {
+            let taken = match row.switch {
+                Switch::Always => "always".to_owned(),
+                Switch::Named => "if named".to_owned(),
+                Switch::Setting(key) => format!("by `{key}`"),
+                Switch::Never => "never".to_owned(),
+            };
+            let Quirk { name, differs, source, seen_on, .. } = row;
+            writeln!(page, "| `{name}` | {taken} | {differs} | {seen_on} | {source} |").unwrap();
+        }
+        page
+    }
+
+    #[test]
+    fn the_document_shows_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ipmi-quirks.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), page(), "write it anew with BLESS=1");
     }
 
     #[test]
