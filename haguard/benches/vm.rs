@@ -2,7 +2,7 @@
 //! haguard. What each case claims is checked against the emulator's own event times; what is
 //! printed is the transcript that `docs/vm-transcript.txt` keeps.
 //!
-//! `cargo bench -p haguard --bench vm -- [--case NAME] [--runs N]`; about ten minutes. The first
+//! `cargo bench -p haguard --bench vm -- [--case NAME] [--runs N]`; about twenty minutes. The first
 //! run fetches the kernel with apt and unpacks it below `target/`. Exit code 1 if a claim did not
 //! hold.
 
@@ -59,7 +59,7 @@ fn show(case: &Case, base: &Arc<Base>) -> bool {
 fn main() -> ExitCode {
     let options = Options::parse();
     if !options.bench {
-        // `cargo test --all-targets` comes by; this takes ten minutes.
+        // `cargo test --all-targets` comes by; this takes twenty minutes.
         say("vm: run with cargo bench -p haguard --bench vm");
         return ExitCode::SUCCESS;
     }

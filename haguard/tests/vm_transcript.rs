@@ -153,6 +153,9 @@ fn a_lost_machine_is_reset_or_off_before_the_other_serves() {
         ("ipmi-hang", "RESET"),
         ("ipmi-panic", "RESET"),
         ("power-off", "SHUTDOWN"),
+        ("fenced-hang", "SHUTDOWN"),
+        ("fenced-cut", "SHUTDOWN"),
+        ("fenced-paused", "SHUTDOWN"),
     ];
     let cases = transcript();
     for (name, wanted) in lost {

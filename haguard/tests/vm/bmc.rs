@@ -12,7 +12,8 @@ use super::machine::{Made, end_by_pidfile};
 use super::must;
 use super::story::Story;
 
-const PASSWORD: &str = "of-a-lab";
+/// Of its user `admin`.
+pub(crate) const PASSWORD: &str = "of-a-lab";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running one.

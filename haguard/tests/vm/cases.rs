@@ -22,8 +22,11 @@ const ARRIVAL: Duration = Duration::from_millis(500);
 /// Both cables of a machine.
 const LINKS: [&str; 2] = ["wire", "arbiter"];
 
-const TRUSTED: Plan = Plan { resets: Resets::Card, trusted: true };
-const PAUSABLE: Plan = Plan { resets: Resets::Card, trusted: false };
+const TRUSTED: Plan = Plan { resets: Resets::Card, trusted: true, gateway: false };
+const PAUSABLE: Plan = Plan { resets: Resets::Card, trusted: false, gateway: false };
+
+/// The watchdog is no proof here, only what the gateway reads back.
+const FENCED: Plan = Plan { resets: Resets::Bmc, trusted: false, gateway: true };
 
 /// A fault, and the claim that is checked.
 #[derive(Clone, Copy)]
@@ -35,7 +38,7 @@ pub(crate) struct Case {
 }
 
 /// All of them.
-pub(crate) const CASES: [Case; 12] = [
+pub(crate) const CASES: [Case; 15] = [
     Case { name: "panic", about: "the kernel of machine 1 panics", plan: TRUSTED, strike: panic },
     Case {
         name: "hang",
@@ -71,19 +74,37 @@ pub(crate) const CASES: [Case; 12] = [
     Case {
         name: "power-off",
         about: "chassis power off of machine 1 at its management controller",
-        plan: Plan { resets: Resets::Bmc, trusted: true },
+        plan: Plan { resets: Resets::Bmc, trusted: true, gateway: false },
         strike: power_off,
+    },
+    Case {
+        name: "fenced-hang",
+        about: "as hang; machine 2 asks the gateway, which switches machine 1 off",
+        plan: FENCED,
+        strike: fenced_hang,
+    },
+    Case {
+        name: "fenced-cut",
+        about: "as cut; machine 2 asks the gateway, which switches machine 1 off",
+        plan: FENCED,
+        strike: fenced_cut,
+    },
+    Case {
+        name: "fenced-paused",
+        about: "machine 1 is paused; machine 2 asks the gateway, which switches machine 1 off",
+        plan: FENCED,
+        strike: fenced_paused,
     },
     Case {
         name: "ipmi-hang",
         about: "as hang; the watchdog is that of the emulator's management controller",
-        plan: Plan { resets: Resets::Controller, trusted: true },
+        plan: Plan { resets: Resets::Controller, trusted: true, gateway: false },
         strike: hang,
     },
     Case {
         name: "ipmi-panic",
         about: "as panic; the watchdog is that of the emulator's management controller",
-        plan: Plan { resets: Resets::Controller, trusted: true },
+        plan: Plan { resets: Resets::Controller, trusted: true, gateway: false },
         strike: panic_alone,
     },
     Case {
@@ -269,6 +290,30 @@ fn power_off(lab: &mut Lab) -> String {
     let read = wall();
     let off = reset_came_first(lab, "SHUTDOWN");
     format!("chassis status off {:.3} s after the fault; {off}", after(lab.fault, read))
+}
+
+/// The gateway has read machine 1 off before machine 2 served.
+fn fenced_first(lab: &mut Lab) -> String {
+    let off = reset_came_first(lab, "SHUTDOWN");
+    let history = lab.gateway.as_ref().unwrap().history();
+    assert!(history.contains("read-off"), "no proof in the journal: {history}");
+    off
+}
+
+fn fenced_hang(lab: &mut Lab) -> String {
+    lab.fault = wall();
+    lab.first.run(&signal("STOP", true));
+    fenced_first(lab)
+}
+
+fn fenced_cut(lab: &mut Lab) -> String {
+    lab.fault = lab.first.link(false, &LINKS);
+    fenced_first(lab)
+}
+
+fn fenced_paused(lab: &mut Lab) -> String {
+    lab.fault = lab.first.pause(true);
+    fenced_first(lab)
 }
 
 /// A status as the transcript has it.

@@ -9,6 +9,7 @@ use crate::common::PROGRAM;
 use crate::common::arbiter::{Arbiter, Home};
 
 use super::bmc::Bmc;
+use super::gateway::Gateway;
 use super::image::{write_disk, write_first};
 use super::kernel::Kernel;
 use super::machine::{Machine, Made, Watchdog, free_ports};
@@ -16,6 +17,8 @@ use super::story::{Story, wall};
 
 /// The name in the certificates.
 const CLUSTER: &str = "vm";
+/// What the host is called in the emulator's user network.
+const HOST: &str = "10.0.2.2";
 /// Both boot at once, on a host that may be busy.
 const START: Duration = Duration::from_secs(180);
 
@@ -51,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) resets: Resets,
     /// `trust_virtual_watchdog`: whether the end of a bound is proof enough for a takeover.
     pub(crate) trusted: bool,
+    /// A gateway on the host, for machine 1: both nodes ask it by themselves.
+    pub(crate) gateway: bool,
 }
 
 /// What resets machine 1.
@@ -63,23 +68,26 @@ pub(crate) enum Resets {
 }
 
 impl Plan {
-    fn conf(self) -> String {
+    /// What both nodes read; the gateway's port is there or is not.
+    fn conf(self, gateway: Option<u16>) -> String {
         // The controller's driver has no numbered device (and /dev/watchdog is the card's too).
         let device = match self.resets {
             Resets::Card | Resets::Bmc => "/dev/watchdog0",
             Resets::Controller => "/dev/watchdog",
         };
         let trusted = if self.trusted { "yes" } else { "no" };
+        let gateway = gateway.map(|port| format!("    gateway: {HOST}:{port}\n"));
+        let gateway = gateway.unwrap_or_default();
         let node = |id| {
             format!("    node {{\n        nodeid: {id}\n        ring0_addr: 10.9.0.{id}\n    }}\n")
         };
         format!(
             "totem {{\n    version: 2\n    cluster_name: {CLUSTER}\n}}\nnodelist {{\n{}{}}}\n\
              quorum {{\n    provider: corosync_votequorum\n    device {{\n        model: net\n        \
-             votes: 1\n        net {{\n            host: 10.0.2.2\n            \
+             votes: 1\n        net {{\n            host: {HOST}\n            \
              algorithm: ffsplit\n            tls: required\n        }}\n    }}\n}}\n\
-             haguard {{\n    watchdog: {device}\n    trust_virtual_watchdog: {trusted}\n    \
-             service {{\n        name: witness\n        command: /bin/witness\n        \
+             haguard {{\n    watchdog: {device}\n    trust_virtual_watchdog: {trusted}\n\
+             {gateway}    service {{\n        name: witness\n        command: /bin/witness\n        \
              prefer: 1\n    }}\n}}\n",
             node(1),
             node(2)
@@ -93,6 +101,7 @@ pub(crate) struct Lab {
     pub(crate) second: Machine,
     /// That of machine 1.
     pub(crate) bmc: Option<Bmc>,
+    pub(crate) gateway: Option<Gateway>,
     pub(crate) story: Story,
     /// When the fault was, for the story's text.
     pub(crate) fault: Duration,
@@ -108,10 +117,11 @@ impl Lab {
         let arbiter = home.start(&[]);
         let story = Story::default();
         let ports = free_ports();
+        let door = plan.gateway.then(Bmc::free_port);
         let bmc_wire = (plan.resets == Resets::Bmc).then(Bmc::free_port);
         let made = [1, 2].map(|id| {
             let directory = PathBuf::from(home.issue(CLUSTER, id));
-            fs::write(directory.join("corosync.conf"), plan.conf()).unwrap();
+            fs::write(directory.join("corosync.conf"), plan.conf(door)).unwrap();
             let place = PathBuf::from(home.path(&format!("m{id}")));
             fs::create_dir_all(&place).unwrap();
             write_disk(&directory, &place.join("disk"));
@@ -136,6 +146,9 @@ impl Lab {
         });
         let [one, two] = made;
         let bmc = bmc_wire.map(|port| Bmc::start(&one, port));
+        let gateway = bmc.as_ref().zip(door);
+        let gateway =
+            gateway.map(|(bmc, port)| Gateway::start(&home, CLUSTER, &arbiter, port, bmc));
         let first = match &bmc {
             None => Machine::start(&one, &story),
             Some(bmc) => {
@@ -146,7 +159,8 @@ impl Lab {
         let second = Machine::start(&two, &story);
         let base = Arc::clone(base);
         let fault = wall();
-        let mut lab = Self { first, second, bmc, story, fault, arbiter, _base: base, _home: home };
+        let mut lab =
+            Self { first, second, bmc, gateway, story, fault, arbiter, _base: base, _home: home };
         lab.wait_for_both(START);
         let since = wall();
         let story = lab.story.clone();

@@ -12,10 +12,11 @@
 //! when they arrive. The emulator's events carry the same clock.
 //!
 //! * `kernel`, `image`: what a machine boots. * `machine`, `qmp`, `bmc`: one that runs.
-//! * `story`: what was seen, in order. * `lab`: the cluster. * `cases`: what happens to it.
+//! * `gateway`: who asks that controller. * `story`: what was seen, in order. * `lab`: the cluster. * `cases`: what happens to it.
 
 pub(crate) mod bmc;
 pub(crate) mod cases;
+pub(crate) mod gateway;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod lab;
