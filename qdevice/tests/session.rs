@@ -506,6 +506,37 @@ fn the_arbiter_is_told_how_long_the_host_may_count_on() {
     }
 }
 
+/// A connection that began within a membership change says so, once, when that is over.
+#[test]
+fn the_arbiter_is_told_when_the_host_may_count_on_for_a_shorter_time() {
+    let mut rig = Rig::new(1, None);
+    let (instance, host) = (InstanceId(5), HostKind::Corosync);
+    rig.device =
+        Device::new(Config { instance, seed: 1, host, pinned: None, arbiter: String::new() });
+    rig.host(FromHost::Welcome(Box::new(welcome(with_tls(TlsMode::Off)))));
+    rig.host(FromHost::View(view(4, &[1])));
+    rig.host(FromHost::Quorum(quorum(3, false)));
+    rig.introduce(ours());
+    rig.pass(Duration::from_millis(400));
+    let told = |rig: &Rig| -> Vec<u32> {
+        let echoes = rig.sent_of(MessageType::EchoRequest);
+        assert_ne!(echoes, [], "it goes on renewing");
+        echoes.into_iter().filter_map(|echo| echo.worst_case_ms).collect()
+    };
+    assert_eq!(told(&rig), [0; 0], "the change is under way");
+    rig.take();
+    rig.host(FromHost::Quorum(quorum(4, false)));
+    rig.pass(Duration::from_millis(400));
+    assert_eq!(told(&rig), [10_000]);
+    rig.take();
+    // The next one is another fault than the one that the arbiter waits for.
+    rig.host(FromHost::View(view(5, &[1])));
+    rig.pass(Duration::from_millis(400));
+    rig.host(FromHost::Quorum(quorum(5, false)));
+    rig.pass(Duration::from_millis(400));
+    assert_eq!(told(&rig), [0; 0]);
+}
+
 #[test]
 fn lists_wait_for_the_heuristics_and_a_reload_runs_them_again() {
     let mut settings = settings(5403);

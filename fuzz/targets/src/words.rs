@@ -93,6 +93,7 @@ fn options(tape: &mut Tape<'_>, mask: u32) -> Options {
         grant: wanted(26).then(|| tape.maybe(grant)).flatten(),
         arbiter_hello: wanted(27).then(|| tape.maybe(arbiter_hello)).flatten(),
         epoch: wanted(28).then(|| tape.maybe(epoch)).flatten(),
+        worst_case_ms: wanted(29).then(|| tape.number32()),
     }
 }
 

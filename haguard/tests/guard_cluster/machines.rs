@@ -172,6 +172,46 @@ impl Machines {
         self.guarded();
     }
 
+    /// The second node's device introduces itself to the arbiter again while corosync changes its
+    /// members, which it does for as long as the first node's device is silent.
+    pub(crate) fn introduce_within_a_change(&mut self) {
+        // On a busy machine S may have passed first.
+        let within = (0..3).any(|_| self.is_introduced_within_a_change());
+        assert!(within, "each change was over before the device had introduced itself");
+    }
+
+    fn is_introduced_within_a_change(&mut self) -> bool {
+        let (first, second) = (At::Node(1), At::Node(2));
+        self.lab.signal(first, Role::Device, Signal::SIGSTOP);
+        self.lab.cut(&[&[first, At::Arbiter], &[second]]);
+        patiently("a device without an arbiter", PATIENCE, || {
+            (!self.is_introduced(2)).then_some(())
+        });
+        patiently("the second node's own ring", PATIENCE, || {
+            let picture = self.lab.watch.picture();
+            picture.iter().any(|run| run.node == 2 && run.members.len() == 1).then_some(())
+        });
+        let rings =
+            |lab: &Lab| lab.whole_log(second, Role::Engine).matches("Members joined: 1").count();
+        let before = rings(&self.lab);
+        self.lab.cut(&[&[At::Arbiter], &[second]]);
+        patiently("a ring of both nodes", PATIENCE, || (rings(&self.lab) > before).then_some(()));
+        self.lab.heal();
+        patiently("a device with an arbiter", PATIENCE, || self.is_introduced(2).then_some(()));
+        let picture = self.lab.watch.picture();
+        let over = picture.iter().any(|run| run.node == 2 && run.members.len() == 2);
+        self.lab.signal(first, Role::Device, Signal::SIGCONT);
+        self.lab.whole().unwrap();
+        !over
+    }
+
+    /// Whether a node's device has introduced itself to the arbiter.
+    fn is_introduced(&self, node: u32) -> bool {
+        let tool = self.lab.directory.join("bin/corosync-qdevice-tool").display().to_string();
+        let text = self.lab.text(At::Node(node), &[&tool, "-s"]);
+        text.lines().any(|line| line.starts_with("State:") && line.ends_with("\tConnected"))
+    }
+
     /// Starts a guard on each node that has none, and waits until all pet.
     pub(crate) fn guarded(&mut self) {
         let without: Vec<_> =

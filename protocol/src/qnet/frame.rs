@@ -25,13 +25,9 @@ impl Frame {
     /// The frame's bytes, header included. A body longer than its length field can state is cut,
     /// which a [`Deframer`] never yields and no encoder makes.
     pub fn encode(&self) -> Vec<u8> {
-        let length = u32::try_from(self.body.len()).unwrap_or(u32::MAX);
-        let body = self.body.iter().take(usize::try_from(length).unwrap_or(usize::MAX));
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.body.len());
-        bytes.extend(self.kind.to_be_bytes());
-        bytes.extend(length.to_be_bytes());
-        bytes.extend(body);
-        bytes
+        let mut bytes = begin(self.kind, self.body.len());
+        bytes.extend_from_slice(&self.body);
+        finish(bytes)
     }
 
     /// The encoded echo reply to this echo request: a byte-for-byte copy but for the type (wire
@@ -39,12 +35,29 @@ impl Frame {
     /// (a grant, an epoch), which only our own clients ask for. The other options of `extra` are
     /// not looked at.
     pub fn echo_reply(&self, extra: &Options) -> Vec<u8> {
-        let mut copy = Vec::with_capacity(self.body.len() + USUAL_BODY_BYTES);
-        copy.extend_from_slice(&self.body);
-        let mut body = Writer::after(copy);
-        extra.write_private(&mut body);
-        Self { kind: MessageType::EchoReply as u16, body: body.into_bytes() }.encode()
+        let room = self.body.len() + USUAL_BODY_BYTES;
+        let mut bytes = begin(MessageType::EchoReply as u16, room);
+        bytes.extend_from_slice(&self.body);
+        let mut writer = Writer::after(bytes);
+        extra.write_private(&mut writer);
+        finish(writer.into_bytes())
     }
+}
+
+/// The header of a frame, whose length [`finish`] fills in, with room for a body of `room` bytes.
+pub(super) fn begin(kind: u16, room: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + room);
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes
+}
+
+/// Fills in the length of what follows the header, and cuts what no length can state.
+pub(super) fn finish(mut bytes: Vec<u8>) -> Vec<u8> {
+    let length = u32::try_from(bytes.len() - HEADER_BYTES).unwrap_or(u32::MAX);
+    bytes.truncate(HEADER_BYTES.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)));
+    bytes[2..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+    bytes
 }
 
 /// A message that was not kept.

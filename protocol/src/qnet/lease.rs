@@ -17,6 +17,8 @@
 //!   milliseconds, u32 sequence number of the echo request whose sending the lease runs from.
 //! * arbiter hello 0x4845, S→C in Init replies: u16 version, u128 arbiter id, u32 boot counter.
 //! * epoch 0x4846, S→C in every vote to an own client: u64 highest epoch that the arbiter knows.
+//! * worst case 0x4847, C→S in echo requests with a renewal: u32 milliseconds, in the place of
+//!   those in the hello. Only fewer than before count.
 //!
 //! A grant id is u128 arbiter, u32 boot, u64 epoch; a view id is u32 ring node, u64 ring
 //! sequence, u64 nonce.
@@ -44,6 +46,8 @@ pub const OPTION_GRANT: u16 = 0x4844;
 pub const OPTION_ARBITER_HELLO: u16 = 0x4845;
 /// The number of the option that holds the highest [`Epoch`] an arbiter knows.
 pub const OPTION_EPOCH: u16 = 0x4846;
+/// The number of the option that holds a shorter worst case than the one in the [`Hello`].
+pub const OPTION_WORST_CASE: u16 = 0x4847;
 
 /// What counts the device's vote on the client's machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,6 +1,6 @@
 //! One protocol message: its type and every option that was given.
 
-use super::frame::{Frame, USUAL_BODY_BYTES};
+use super::frame::{self, Frame, USUAL_BODY_BYTES};
 use super::lease::{self, ArbiterHello, Grant, Hello, Renewal, ViewNote};
 use super::tlv::{DecodeError, DecodeFault, Input, Reader, Value, Writer};
 use super::{ErrorCode, NodeListType};
@@ -219,6 +219,8 @@ pub struct Options {
     pub arbiter_hello: Option<ArbiterHello>,
     /// 0x4846.
     pub epoch: Option<Epoch>,
+    /// 0x4847, milliseconds.
+    pub worst_case_ms: Option<u32>,
 }
 
 impl Options {
@@ -270,6 +272,7 @@ impl Options {
             O::Grant => self.grant = Some(input.read()?),
             O::ArbiterHello => self.arbiter_hello = Some(input.read()?),
             O::Epoch => self.epoch = Some(input.read()?),
+            O::WorstCase => self.worst_case_ms = Some(input.read()?),
         }
         Ok(())
     }
@@ -314,6 +317,7 @@ impl Options {
             O::Grant => writer.put(number, self.grant.as_ref()),
             O::ArbiterHello => writer.put(number, self.arbiter_hello.as_ref()),
             O::Epoch => writer.put(number, self.epoch.as_ref()),
+            O::WorstCase => writer.put(number, self.worst_case_ms.as_ref()),
         }
     }
 
@@ -369,12 +373,14 @@ impl Message {
     /// a node info with node id 0. A message without any option cannot be decoded by anyone.
     pub fn encode(&self) -> Vec<u8> {
         let leading = self.kind.leading_options();
-        let rest = OptionType::ALL.iter().filter(|option| !leading.contains(option));
-        let mut writer = Writer::after(Vec::with_capacity(USUAL_BODY_BYTES));
-        for option in leading.iter().chain(rest) {
+        let mut writer = Writer::after(frame::begin(self.kind as u16, USUAL_BODY_BYTES));
+        for option in leading {
             self.options.write_option(*option, &mut writer);
         }
-        Frame { kind: self.kind as u16, body: writer.into_bytes() }.encode()
+        for option in OptionType::ALL.iter().filter(|option| !leading.contains(option)) {
+            self.options.write_option(*option, &mut writer);
+        }
+        frame::finish(writer.into_bytes())
     }
 }
 
@@ -408,6 +414,9 @@ impl Value for NodeInfo {
         output.extend(inner.into_bytes());
     }
 }
+
+/// So many are the stock protocol's.
+const STOCK_OPTIONS: usize = 24;
 
 /// The options that we know (wire 1.4), by number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -443,11 +452,12 @@ enum OptionType {
     Grant = lease::OPTION_GRANT,
     ArbiterHello = lease::OPTION_ARBITER_HELLO,
     Epoch = lease::OPTION_EPOCH,
+    WorstCase = lease::OPTION_WORST_CASE,
 }
 
 impl OptionType {
     /// All of them, in the order of their numbers.
-    const ALL: [Self; 30] = [
+    const ALL: [Self; 31] = [
         Self::Seq,
         Self::ClusterName,
         Self::TlsSupported,
@@ -478,13 +488,33 @@ impl OptionType {
         Self::Grant,
         Self::ArbiterHello,
         Self::Epoch,
+        Self::WorstCase,
     ];
 
+    /// Both the stock options and the private ones, which follow them in [`Self::ALL`], are numbered
+    /// without a gap.
     fn from_u16(number: u16) -> Option<Self> {
-        Self::ALL.into_iter().find(|option| *option as u16 == number)
+        let index = match number.checked_sub(lease::OPTION_HELLO) {
+            Some(private) => usize::from(private) + STOCK_OPTIONS,
+            None => Some(usize::from(number)).filter(|index| *index < STOCK_OPTIONS)?,
+        };
+        Self::ALL.get(index).copied()
     }
 
     const fn is_private(self) -> bool {
         self as u16 >= lease::OPTION_HELLO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_and_no_other_has_its_number() {
+        for number in 0..=u16::MAX {
+            let known = OptionType::ALL.into_iter().find(|option| *option as u16 == number);
+            assert_eq!(OptionType::from_u16(number), known, "option {number:#x}");
+        }
     }
 }

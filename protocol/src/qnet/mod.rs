@@ -16,7 +16,7 @@ mod tlv;
 pub use frame::{Deframer, Frame, FrameError, HEADER_BYTES};
 pub use lease::{
     ArbiterHello, Grant, Held, Hello, HostKind, OPTION_ARBITER_HELLO, OPTION_EPOCH, OPTION_GRANT,
-    OPTION_HELLO, OPTION_RENEWAL, OPTION_VIEW_NOTE, Renewal, ViewNote,
+    OPTION_HELLO, OPTION_RENEWAL, OPTION_VIEW_NOTE, OPTION_WORST_CASE, Renewal, ViewNote,
 };
 pub use message::{
     Message, MessageType, NodeInfo, NodeState, Options, TlsSupport, stock_options,

@@ -151,14 +151,18 @@ impl Writer {
 
     /// Appends an option if there is a value. One that no length field can state is left out: the
     /// peer then misses the option and says so, instead of reading a part as the whole.
+    #[inline]
     pub(super) fn put<T: Value>(&mut self, option: u16, value: Option<&T>) {
-        let Some(value) = value else {
-            return;
-        };
+        if let Some(value) = value {
+            self.put_value(option, value);
+        }
+    }
+
+    fn put_value<T: Value>(&mut self, option: u16, value: &T) {
         let start = self.0.len();
         let value_start = start + OPTION_HEADER_BYTES;
-        self.0.extend(option.to_be_bytes());
-        self.0.extend([0; 2]);
+        self.0.extend_from_slice(&option.to_be_bytes());
+        self.0.extend_from_slice(&[0; 2]);
         value.write(&mut self.0);
         match (u16::try_from(self.0.len() - value_start), u32::try_from(self.0.len())) {
             (Ok(bytes), Ok(_)) => {
@@ -183,7 +187,7 @@ macro_rules! integer_values {
             }
 
             fn write(&self, output: &mut Vec<u8>) {
-                output.extend(self.to_be_bytes());
+                output.extend_from_slice(&self.to_be_bytes());
             }
         }
     )*};

@@ -163,8 +163,9 @@ prop_compose! {
             |(id, boot)| ArbiterHello { id: ArbiterId(id), boot },
         )),
         epoch in of(epoch()),
+        worst_case_ms in any::<Option<u32>>(),
     ) -> Options {
-        Options { hello, view_note, renewal, grant, arbiter_hello, epoch, ..options }
+        Options { hello, view_note, renewal, grant, arbiter_hello, epoch, worst_case_ms, ..options }
     }
 }
 

@@ -7,8 +7,8 @@ use protocol::qnet::{
     ArbiterHello, DecodeError, DecodeFault, Deframer, ErrorCode, Frame, FrameError, Grant,
     HEADER_BYTES, Held, Hello, HostKind, MESSAGE_LIMIT_BYTES, Message, MessageType, NodeInfo,
     NodeListType, NodeState, OPTION_ARBITER_HELLO, OPTION_EPOCH, OPTION_GRANT, OPTION_HELLO,
-    OPTION_RENEWAL, OPTION_VIEW_NOTE, Options, Renewal, TlsSupport, ViewNote, stock_options,
-    supported_messages,
+    OPTION_RENEWAL, OPTION_VIEW_NOTE, OPTION_WORST_CASE, Options, Renewal, TlsSupport, ViewNote,
+    stock_options, supported_messages,
 };
 use protocol::vote::{Bound, Heuristics, TieBreaker, Vote, WatchdogClass};
 
@@ -77,6 +77,7 @@ fn all_options() -> Options {
         grant: Some(GRANT),
         arbiter_hello: Some(ArbiterHello { id: ArbiterId(7), boot: 8 }),
         epoch: Some(Epoch(9)),
+        worst_case_ms: Some(10),
     }
 }
 
@@ -174,7 +175,7 @@ fn a_new_limit_counts_from_the_next_header() {
 #[test]
 fn unknown_options_are_skipped_outside_and_inside_a_node_info() {
     let info = [option(0, b"odd"), option(9, &[0, 0, 0, 1]), option(999, b"new")].concat();
-    let body = [option(999, b"new"), option(17, &info), option(0x4847, &[])].concat();
+    let body = [option(999, b"new"), option(17, &info), option(0x4848, &[])].concat();
     let nodes = vec![NodeInfo { node: NodeId(1), data_center: 0, state: None }];
     assert_eq!(decode(body), Ok(Options { nodes, ..Options::default() }));
 }
@@ -296,7 +297,7 @@ fn options_are_written_in_the_order_of_the_stock_peers_and_private_ones_last() {
         let bytes = Message { kind, options: all_options() }.encode();
         let mut numbers = option_numbers(&bytes[HEADER_BYTES..]);
         numbers.dedup();
-        assert_eq!(numbers.len(), 28, "{kind:?} holds every option");
+        assert_eq!(numbers.len(), 29, "{kind:?} holds every option");
         assert!(numbers[22..].is_sorted_by(|a, b| *a >= OPTION_HELLO && a < b), "{numbers:x?}");
         let known: Vec<u16> = numbers.into_iter().filter(|n| order.contains(n)).collect();
         assert_eq!(known, order, "{kind:?}");
@@ -365,6 +366,7 @@ fn options_of_a_fixed_length_have_exactly_that_length() {
         (OPTION_GRANT, 56),
         (OPTION_ARBITER_HELLO, 22),
         (OPTION_EPOCH, 8),
+        (OPTION_WORST_CASE, 4),
     ] {
         // Ones are allowed in every checked byte; the hello has two that must differ.
         let mut value = [1; 100];
@@ -567,6 +569,7 @@ fn private_options_have_the_documented_layouts() {
             [&[0, 1][..], &7u128.to_be_bytes(), &8u32.to_be_bytes()].concat(),
         ),
         (Options { epoch: Some(Epoch(9)), ..none() }, 0x4846, vec![0, 0, 0, 0, 0, 0, 0, 9]),
+        (Options { worst_case_ms: Some(10), ..none() }, 0x4847, vec![0, 0, 0, 10]),
     ] {
         let body = option(number, &value);
         assert_eq!(encoded_body(options.clone()), body, "option {number:x}");

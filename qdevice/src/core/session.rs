@@ -59,6 +59,8 @@ pub(super) struct Session {
     /// When the newest answered echo was sent: for a stock arbiter's vote.
     answered: Option<Time>,
     heard: Time,
+    /// The worst case that the arbiter was told of, in milliseconds.
+    worst_case_ms: u32,
     heartbeat: Duration,
     pub(super) connected_at: Option<Time>,
     pub(super) echoed_at: Option<Time>,
@@ -327,6 +329,7 @@ impl Device {
             ..Options::default()
         };
         self.session.stage = Stage::Init;
+        self.session.worst_case_ms = worst_case_ms;
         options.seq = Some(self.session.next_seq());
         self.send(&Message { kind: MessageType::Init, options });
     }
@@ -406,7 +409,19 @@ impl Device {
             view: lease.map(|lease| lease.view).or(view).unwrap_or_default(),
             highest_epoch: self.highest_epoch,
         };
-        self.send_echo(now, Some(renewal));
+        let worst_case_ms = self.shorter_worst_case();
+        self.send_echo(now, Some(renewal), worst_case_ms);
+    }
+
+    /// The membership change in which the connection began is over. As long as the arbiter waits
+    /// for it, nobody who is left can have the vote before their own corosync gives up waiting, so
+    /// they would lose their quorum.
+    fn shorter_worst_case(&mut self) -> Option<u32> {
+        let host = self.host.as_ref()?;
+        let worst_case_ms = self.worst_case_ms(host, host.view.as_ref()?.id);
+        let is_shorter = worst_case_ms < self.session.worst_case_ms;
+        self.session.worst_case_ms = self.session.worst_case_ms.min(worst_case_ms);
+        is_shorter.then_some(worst_case_ms)
     }
 
     /// To a stock arbiter the heartbeat is the only sign of life, in both directions. To an own
@@ -422,12 +437,12 @@ impl Device {
         }
         self.session.next_heartbeat = Some(now + self.session.heartbeat_pause());
         if stock || !self.host_lives(now) {
-            self.send_echo(now, None);
+            self.send_echo(now, None, None);
             self.session.unanswered = Some(self.session.echo).filter(|_| stock);
         }
     }
 
-    fn send_echo(&mut self, now: Time, renewal: Option<Renewal>) {
+    fn send_echo(&mut self, now: Time, renewal: Option<Renewal>, worst_case_ms: Option<u32>) {
         self.session.echo = self.session.echo.wrapping_add(1);
         self.session.sent.push_back((self.session.echo, now));
         if self.session.sent.len() > SENT_REMEMBERED {
@@ -435,6 +450,7 @@ impl Device {
         }
         let mut message = Message::new(MessageType::EchoRequest, Some(self.session.echo));
         message.options.renewal = renewal;
+        message.options.worst_case_ms = worst_case_ms;
         self.send(&message);
     }
 

@@ -203,6 +203,15 @@ impl Client {
         self.hello().map(|hello| Duration::from_millis(u64::from(hello.worst_case_ms)))
     }
 
+    /// Its host may go on for no longer than this any more. Whether that is news: only a shorter
+    /// time is, because what was recorded before covers no longer one.
+    pub(super) fn shorten_worst_case(&mut self, ms: u32) -> bool {
+        let hello = self.membership.as_mut().and_then(|membership| membership.hello.as_mut());
+        let Some(hello) = hello.filter(|hello| ms < hello.worst_case_ms) else { return false };
+        hello.worst_case_ms = ms;
+        true
+    }
+
     pub(super) fn set_heartbeat(&mut self, ms: u32) {
         self.heartbeat = Duration::from_millis(u64::from(ms));
         self.heartbeat_longest = self.heartbeat_longest.max(self.heartbeat);

@@ -17,7 +17,7 @@ use protocol::vote::{Algorithm, Vote};
 use super::client::{Client, Told};
 use super::decide::{ClientView, ClusterView, Decision, WaitReason, decide};
 use super::fencing::Fencing;
-use super::ledger::{Candidate, Ledger, Process};
+use super::ledger::{Candidate, Ledger, Process, Terms};
 use super::waiting::Waiting;
 use super::{Action, Arbiter, ClientId, GrantRecord};
 
@@ -628,7 +628,7 @@ impl Arbiter {
     fn tell_winners(&mut self, now: Time, name: &ClusterName, view: ViewId) {
         let Some(cluster) = self.clusters.get(name) else { return };
         let Some(record) = cluster.ledger.current() else { return };
-        let (epoch, record) = (record.grant.epoch, record.clone());
+        let (epoch, terms) = (record.grant.epoch, Terms::of(record));
         let is_told = |client: &Client| {
             client.told.is_some_and(|told| {
                 told.vote == Vote::Ack && (told.epoch == Some(epoch) || !client.is_own())
@@ -662,7 +662,7 @@ impl Arbiter {
                 }
                 (None, Some(node)) => {
                     let worst = client.worst_case().unwrap_or_default();
-                    cluster.ledger.renew(now, node, &record, worst);
+                    cluster.ledger.renew(now, node, terms, worst);
                 }
                 (None, None) => {}
             }

@@ -157,6 +157,27 @@ impl Quarantine {
     }
 }
 
+/// What a lease of a grant is given by: the record without its lists, to be copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) grant: GrantId,
+    pub(super) view: ViewId,
+    pub(super) lease_ms: u32,
+    bound_ms: Option<u64>,
+}
+
+impl Terms {
+    pub(super) fn of(record: &GrantRecord) -> Self {
+        let GrantRecord { grant, view, lease_ms, bound_ms, .. } = *record;
+        Self { grant, view, lease_ms, bound_ms }
+    }
+
+    /// For how long a lease is held after it was given: clocks may differ by a tenth.
+    fn hold(self) -> Duration {
+        Duration::from_millis(u64::from(self.lease_ms) * 11 / 10)
+    }
+}
+
 /// A view that is to get the vote.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
@@ -429,7 +450,7 @@ impl Ledger {
         };
         self.epoch = self.epoch.max(record.grant.epoch);
         for node in record.nodes.difference(stock).copied().collect::<Vec<_>>() {
-            self.extend(now, node, &record, leased.get(&node).copied());
+            self.extend(now, node, Terms::of(&record), leased.get(&node).copied());
         }
         let same = |old: &GrantRecord| old.view == record.view && old.nodes == record.nodes;
         let told = self
@@ -467,29 +488,29 @@ impl Ledger {
 
     /// The grant of which a lease can be renewed: the one that stands, or the one that it replaces
     /// in the same view and of which nobody was told yet.
-    pub(super) fn renewable(&self, asked: (GrantId, ViewId)) -> Option<GrantRecord> {
+    pub(super) fn renewable(&self, asked: (GrantId, ViewId)) -> Option<Terms> {
         let current = self.current()?;
         let mut all = std::iter::once(current).chain(&self.replaced);
-        let mut record = all.find(|record| (record.grant, record.view) == asked)?.clone();
+        let mut terms = Terms::of(all.find(|record| (record.grant, record.view) == asked)?);
         // What is on disk covers the lease of the present one.
-        record.lease_ms = record.lease_ms.min(current.lease_ms);
-        Some(record)
+        terms.lease_ms = terms.lease_ms.min(current.lease_ms);
+        Some(terms)
     }
 
     /// A connected node's lease of a grant is (re)newed at `now`; its host may go on for `worst`
     /// after it (safety 8).
-    pub(super) fn renew(&mut self, now: Time, node: NodeId, record: &GrantRecord, worst: Duration) {
-        self.extend(now, node, record, Some(worst));
+    pub(super) fn renew(&mut self, now: Time, node: NodeId, terms: Terms, worst: Duration) {
+        self.extend(now, node, terms, Some(worst));
     }
 
     /// Holds a node for its lease, or, where it is not known that it has one, for as long as the
     /// record says.
-    fn extend(&mut self, now: Time, node: NodeId, record: &GrantRecord, worst: Option<Duration>) {
-        let recorded = || record.bound_ms.map(Duration::from_millis);
-        let bound = worst.map(|worst| lease_hold(record) + worst).or_else(recorded);
+    fn extend(&mut self, now: Time, node: NodeId, terms: Terms, worst: Option<Duration>) {
+        let recorded = || terms.bound_ms.map(Duration::from_millis);
+        let bound = worst.map(|worst| terms.hold() + worst).or_else(recorded);
         let until = bound.map_or(Time::NEVER, |bound| now + bound);
-        let (epoch, hold) = (record.grant.epoch, self.holds.entry(node).or_default());
-        let held = Held { until, view: record.view, trace: None };
+        let (epoch, hold) = (terms.grant.epoch, self.holds.entry(node).or_default());
+        let held = Held { until, view: terms.view, trace: None };
         let old = hold.entry((epoch, Process::NONE)).or_insert(held);
         old.until = old.until.max(until);
         if until == Time::NEVER {
@@ -546,7 +567,7 @@ impl Ledger {
     /// a vote counts in one view at a time, and nothing without a bound, because it has a lease.
     pub(super) fn applied(&mut self, now: Time, node: NodeId, epoch: Epoch, worst: Duration) {
         let record = self.current().filter(|record| record.grant.epoch == epoch);
-        let lease = record.map(|record| now + lease_hold(record) + worst);
+        let lease = record.map(|record| now + Terms::of(record).hold() + worst);
         let Some(hold) = self.holds.get_mut(&node) else { return };
         hold.retain(|(granted, process), held| {
             if *process == Process::NONE { *granted >= epoch } else { held.until != Time::NEVER }
@@ -628,9 +649,4 @@ impl Ledger {
         self.current = None;
         self.replaced = None;
     }
-}
-
-/// For how long a lease of this grant is held after it was given: clocks may differ by a tenth.
-fn lease_hold(record: &GrantRecord) -> Duration {
-    Duration::from_millis(u64::from(record.lease_ms) * 11 / 10)
 }

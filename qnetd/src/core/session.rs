@@ -211,9 +211,15 @@ impl Arbiter {
 
     /// The cluster and node of a client that has passed Init.
     fn joined(&mut self, id: ClientId) -> Result<(ClusterName, NodeId), Refusal> {
-        self.check_tls(id)?;
+        self.check_joined(id)?;
         let membership = self.client_mut(id)?.membership.as_ref();
         membership.map(|m| (m.cluster.clone(), m.node)).ok_or(ErrorCode::InitRequired)
+    }
+
+    fn check_joined(&mut self, id: ClientId) -> Result<(), Refusal> {
+        self.check_tls(id)?;
+        let joined = self.client_mut(id)?.membership.is_some();
+        if joined { Ok(()) } else { Err(ErrorCode::InitRequired) }
     }
 
     fn init(&mut self, now: Time, id: ClientId, options: Options) -> Result<(), Refusal> {
@@ -524,11 +530,16 @@ impl Arbiter {
         frame: &Frame,
         options: &Options,
     ) -> Result<(), Refusal> {
-        let (name, node) = self.joined(id)?;
+        self.check_joined(id)?;
         let mut extra = Options::default();
-        let mut settle = false;
+        let mut settle = None;
         if let (Some(renewal), Some(seq)) = (options.renewal, options.seq) {
-            (extra, settle) = self.renewal(now, id, (&name, node), renewal, seq)?;
+            let client = self.client_mut(id)?;
+            let shorter = options.worst_case_ms.is_some_and(|ms| client.shorten_worst_case(ms));
+            settle = self.renewal(now, id, renewal, seq, &mut extra)?;
+            if shorter {
+                settle = Some(self.joined(id)?.0);
+            }
         }
         // An unconfirmed stock loser hears nothing until it confirms or is closed (F6).
         let client = self.client_mut(id)?;
@@ -539,30 +550,32 @@ impl Arbiter {
             client.answered = now;
             self.actions.push_back(Action::Send { client: id, bytes });
         }
-        if settle {
+        if let Some(name) = settle {
             self.settle(now, &name);
         }
         Ok(())
     }
 
     /// Anchors a client's leases at the sending of echo `seq`, and extends its lease of the
-    /// current grant if it may go on. Returns what to add to the reply, and whether the client's
-    /// return changes what is decided.
+    /// current grant if it may go on. Adds what belongs into the reply to `extra`; returns the
+    /// cluster if the client's return changes what is decided there.
     fn renewal(
         &mut self,
         now: Time,
         id: ClientId,
-        (name, node): (&ClusterName, NodeId),
         renewal: Renewal,
         seq: u32,
-    ) -> Result<(Options, bool), Refusal> {
+        extra: &mut Options,
+    ) -> Result<Option<ClusterName>, Refusal> {
         let client = self.clients.get_mut(&id).ok_or(ErrorCode::InternalError)?;
+        let membership = client.membership.as_ref().ok_or(ErrorCode::InitRequired)?;
+        let (name, node) = (&membership.cluster, membership.node);
         let cluster = self.clusters.get_mut(name).ok_or(ErrorCode::InternalError)?;
         let mut settle = client.anchor.is_none() || client.silent_at() <= now;
         client.anchor = Some(seq);
         client.renewed = now;
         cluster.ledger.hear_epoch(node, renewal.highest_epoch);
-        let mut extra = Options { epoch: Some(cluster.ledger.epoch()), ..Options::default() };
+        extra.epoch = Some(cluster.ledger.epoch());
         let next = cluster.ledger.writing();
         let leaves =
             next.is_some_and(|next| !next.nodes.contains(&node)) || cluster.fencing.condemns(node);
@@ -571,9 +584,9 @@ impl Arbiter {
         let worst = client.worst_case().unwrap_or_default();
         match (client.told.map(|told| (told.vote, told.at)), stands) {
             (Some((Vote::Nack, _)), _) => {}
-            (_, Some(record)) if cluster.ledger.may_reissue(node) && !leaves => {
-                cluster.ledger.renew(now, node, &record, worst);
-                let (id, view, lease_ms) = (record.grant, record.view, record.lease_ms);
+            (_, Some(terms)) if cluster.ledger.may_reissue(node) && !leaves => {
+                cluster.ledger.renew(now, node, terms, worst);
+                let (id, view, lease_ms) = (terms.grant, terms.view, terms.lease_ms);
                 extra.grant = Some(Grant { id, view, lease_ms, anchor: seq });
             }
             // It was told yes and does not hold the lease: that yes came too late to be worth
@@ -584,7 +597,7 @@ impl Arbiter {
             }
             (_, Some(_) | None) => {}
         }
-        Ok((extra, settle))
+        Ok(settle.then(|| name.clone()))
     }
 
     fn node_list(&mut self, now: Time, id: ClientId, options: Options) -> Result<(), Refusal> {

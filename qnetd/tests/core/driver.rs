@@ -272,6 +272,9 @@ pub(crate) struct Own {
     pub(crate) grant: Option<Grant>,
     pub(crate) instance: u64,
     pub(crate) host: HostKind,
+    pub(crate) worst_case_ms: u32,
+    /// What the next renewal says in its place.
+    pub(crate) shorter_ms: Option<u32>,
     pub(crate) highest: Epoch,
     pub(crate) config: Vec<u32>,
 }
@@ -285,6 +288,8 @@ impl Own {
             grant: None,
             instance: u64::from(node) * 100,
             host: HostKind::Builtin,
+            worst_case_ms: 0,
+            shorter_ms: None,
             highest: Epoch(0),
             config: config.to_vec(),
         }
@@ -302,7 +307,7 @@ impl Own {
             instance: InstanceId(self.instance),
             boot: BootId(u128::from(self.node)),
             host: self.host,
-            worst_case_ms: 0,
+            worst_case_ms: self.worst_case_ms,
             bound: Bound::default(),
             highest_epoch: self.highest,
             held,
@@ -344,6 +349,7 @@ impl Own {
             None => (GrantId::default(), self.view),
         };
         message.options.renewal = Some(Renewal { grant, view, highest_epoch: self.highest });
+        message.options.worst_case_ms = self.shorter_ms.take();
         let done = driver.say(self.client, &message);
         self.listen(&done);
         done

@@ -1,5 +1,6 @@
 //! Rules S1 and S2: who gets a lease, how long it is, and when the vote may move.
 
+use protocol::qnet::HostKind;
 use protocol::times;
 use protocol::vote::Vote;
 use qnetd::core::Settings;
@@ -68,6 +69,70 @@ fn a_silent_holder_keeps_the_vote_for_its_bound_and_not_longer() {
     // The silent node is told too, in case it comes back.
     assert_eq!(votes(&done), [(1, Vote::Nack), (2, Vote::Ack)]);
     assert!(driver.now.since(lost) >= times::LEASE_HOLD);
+}
+
+/// Two hosts with corosync in the full view {1, 2}; the second connection began within a
+/// membership change, so the arbiter was told T and S.
+fn pair_on_corosync(driver: &mut Driver) -> (Own, Own) {
+    let (mut one, mut two) = (Own::new(1, 1, &[1, 2]), Own::new(2, 2, &[1, 2]));
+    (one.host, one.worst_case_ms) = (HostKind::Corosync, 10_000);
+    (two.host, two.worst_case_ms) = (HostKind::Corosync, 40_000);
+    one.join(driver);
+    two.join(driver);
+    one.report(driver, 4, &[1, 2]);
+    let done = two.report(driver, 4, &[1, 2]);
+    assert_eq!(votes(&done), [(1, Vote::Ack), (2, Vote::Ack)]);
+    one.confirm(driver, &done);
+    two.confirm(driver, &done);
+    (one, two)
+}
+
+#[test]
+fn a_lost_host_is_waited_for_as_long_as_it_has_said_last() {
+    let hold = u64::try_from(times::LEASE_HOLD.as_millis()).unwrap();
+    for (shorter_ms, worst_ms, recorded_ms) in [
+        (None, 40_000, 40_000),
+        (Some(10_000), 10_000, 10_000),
+        // The first node's is recorded, too.
+        (Some(0), 0, 10_000),
+        (Some(41_000), 40_000, 40_000),
+    ] {
+        let mut driver = Driver::new(Settings::default());
+        let (mut one, mut two) = pair_on_corosync(&mut driver);
+        assert_eq!(driver.journal.last().unwrap().bound_ms, Some(hold + 40_000));
+        driver.pass_renewing(500, &mut [&mut one, &mut two]);
+        two.shorter_ms = shorter_ms;
+        let done = driver.pass_renewing(250, &mut [&mut one, &mut two]);
+        // A shorter bound is on disk, and the nodes have a new grant, before it counts.
+        assert_eq!(driver.journal.last().unwrap().bound_ms, Some(hold + recorded_ms));
+        let is_shorter = recorded_ms < 40_000;
+        let told = if is_shorter { vec![(1, Vote::Ack), (2, Vote::Ack)] } else { Vec::new() };
+        assert_eq!(votes(&done), told, "{shorter_ms:?}");
+        one.confirm(&mut driver, &done);
+        two.confirm(&mut driver, &done);
+        driver.pass_renewing(250, &mut [&mut one, &mut two]);
+        let lost = driver.now;
+        one.report(&mut driver, 5, &[1]);
+        let wait = (hold + worst_ms).max(2000);
+        let done = driver.pass_renewing(wait / 250 * 250 - 250, &mut [&mut one]);
+        let won = votes(&done).contains(&(1, Vote::Ack));
+        assert!(!won, "{shorter_ms:?}: after {:?}", driver.now.since(lost));
+        let done = driver.pass_renewing(1000, &mut [&mut one]);
+        assert!(votes(&done).contains(&(1, Vote::Ack)), "{shorter_ms:?}: {done:?}");
+    }
+}
+
+#[test]
+fn a_shorter_bound_that_was_not_applied_does_not_count() {
+    let mut driver = Driver::new(Settings::default());
+    let (mut one, mut two) = pair_on_corosync(&mut driver);
+    two.shorter_ms = Some(10_000);
+    driver.pass_renewing(250, &mut [&mut one, &mut two]);
+    // The new grant is on its way; the second node may still count by the old one.
+    one.report(&mut driver, 5, &[1]);
+    assert_eq!(votes(&driver.pass_renewing(40_000, &mut [&mut one])), []);
+    let done = driver.pass_renewing(1500, &mut [&mut one]);
+    assert!(votes(&done).contains(&(1, Vote::Ack)), "{done:?}");
 }
 
 #[test]
