@@ -285,8 +285,13 @@ impl Arbiter {
             Ask::Register(intent) => self.plan_register(now, name, intent, asked.id),
             Ask::Attest(id) => {
                 let intent = self.open_intent(name, *id)?;
-                let side =
-                    self.check(now, name, intent.requester, &intent.condemned().collect())?;
+                let targets = intent.condemned().collect();
+                let side = match self.check(now, name, intent.requester, &targets) {
+                    Err(Refusal::Undecided(why)) => {
+                        return Err(self.reunited(name, intent.requester, &targets, why));
+                    }
+                    checked => checked?,
+                };
                 let state = self.fencing_state(name);
                 Ok(be(state, self.attestation(now, name, intent, side)))
             }
@@ -341,6 +346,22 @@ impl Arbiter {
     fn open_intent(&self, name: &ClusterName, id: IntentId) -> Result<&OpenIntent, Refusal> {
         let intent = self.clusters.get(name).and_then(|cluster| cluster.fencing.intent());
         intent.filter(|intent| intent.id == id).ok_or(Refusal::UnknownIntent)
+    }
+
+    /// Nothing is decided while a target is condemned that its requester reports as one of its own
+    /// side again, nor will be: to wait for that would keep both from the vote.
+    fn reunited(
+        &self,
+        name: &ClusterName,
+        requester: NodeId,
+        targets: &BTreeSet<NodeId>,
+        why: String,
+    ) -> Refusal {
+        let cluster = self.clusters.get(name);
+        let client = cluster.and_then(|cluster| cluster.joined.get(&requester));
+        let client = client.and_then(|id| self.clients.get(id));
+        let target = client.and_then(|client| client.members.intersection(targets).next());
+        target.map_or(Refusal::Undecided(why), |node| Refusal::OwnSide(*node))
     }
 
     /// The requester's side is entitled, and the targets are not of it.

@@ -195,6 +195,24 @@ fn a_manual_confirmation_is_refused_while_the_node_is_heard() {
 }
 
 #[test]
+fn a_target_that_is_with_its_requester_again_is_waited_for_no_longer() {
+    let mut driver = Driver::new(Settings::default());
+    let (mut one, mut two) = candidate(&mut driver);
+    let intent = entitled(driver.register(2, None, &[1]).0).intent;
+    driver.pass_renewing(500, &mut [&mut two]);
+    entitled(driver.attest(intent));
+    // They have found each other while the gateway was logging in.
+    two.report(&mut driver, 9, &[1, 2]);
+    assert_eq!(refusal(driver.attest(intent)), Refusal::OwnSide(NodeId(1)));
+    driver.ask(Ask::Release(intent));
+    one.report(&mut driver, 9, &[1, 2]);
+    driver.pass_renewing(500, &mut [&mut one, &mut two]);
+    let status = driver.arbiter.status(driver.now);
+    let waits = status.clusters.values().next().and_then(|cluster| cluster.waiting.clone());
+    assert_eq!(waits, None);
+}
+
+#[test]
 fn a_watchdog_proves_nothing_that_the_own_record_does_not_bear_out() {
     let mut driver = Driver::new(Settings::default());
     let (mut one, _two) = split(&mut driver);

@@ -5,6 +5,7 @@
 mod driver;
 mod fencing;
 mod fencing_calls;
+mod fencing_ends;
 mod hold;
 mod hold_faults;
 mod hold_sequences;
