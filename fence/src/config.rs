@@ -21,7 +21,7 @@ use protocol::qnet;
 use thiserror::Error;
 use toml::Table;
 
-use crate::core::{self, Delay, DeviceName, Level, Target};
+use crate::core::{self, Delay, DeviceName, Level, Target, Votes};
 use device::Device;
 use section::{Refused, Section};
 use value::Endpoint;
@@ -34,6 +34,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The longest delay before a first command: by then the requester's own deadline has passed.
 const DELAY_MAX: Duration = Duration::from_secs(300);
+
+/// More votes of one node, or of the arbiter, are a mistake.
+const VOTES_MAX: u32 = 100_000;
 
 /// Most levels of a node, and most devices of a level.
 const LEVEL_MAX: usize = 16;
@@ -86,6 +89,9 @@ pub struct Settings {
     pub devices: BTreeMap<DeviceName, Device>,
     /// Who can be fenced, and how.
     pub nodes: BTreeMap<NodeId, Target>,
+    /// How many votes each of them has, and the arbiter: `quorum_votes` and `device.votes` of
+    /// corosync.conf.
+    pub votes: Votes,
     /// What is not wrong and yet worth a look, one line each.
     pub warnings: Vec<String>,
 }
@@ -140,6 +146,10 @@ impl Settings {
             tls_key: top.path("tls-key")?,
             devices: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            votes: Votes {
+                nodes: BTreeMap::new(),
+                arbiter: top.number("arbiter-votes", VOTES_MAX)?.unwrap_or(1),
+            },
             warnings: Vec::new(),
         };
         let devices = top.tables("devices")?;
@@ -159,7 +169,8 @@ impl Settings {
             let node = node.ok_or_else(|| {
                 section.refuse("a node is named by its nodeid of corosync.conf: [nodes.1]")
             })?;
-            let target = settings.target(section)?;
+            let (target, votes) = settings.target(section)?;
+            settings.votes.nodes.insert(node, votes);
             if settings.nodes.insert(node, target).is_some() {
                 return Err(format!("[nodes.{name}] node {node} is there twice"));
             }
@@ -168,11 +179,13 @@ impl Settings {
         Ok(settings)
     }
 
-    fn target(&self, mut section: Section) -> Result<Target, Refused> {
+    /// How a node is fenced, and how many votes it has.
+    fn target(&self, mut section: Section) -> Result<(Target, u32), Refused> {
         let levels = section.levels("levels")?;
         let what = "\"arbiter\", a duration of at most 300s, or \"random 3s\"";
         let delay = section.parsed("delay", what, |v| value::delay(v, DELAY_MAX))?;
         let unfence = section.flag("unfence")?;
+        let votes = section.number("votes", VOTES_MAX)?.unwrap_or(1);
         if levels.is_empty() {
             let text = "'levels' is missing: a node that no device can switch off is not \
                         protected; write levels = [[\"DEVICE\"]]";
@@ -195,7 +208,7 @@ impl Settings {
         }
         section.finish()?;
         let levels = levels.into_iter().map(|devices| Level { devices }).collect();
-        Ok(Target { levels, delay: delay.unwrap_or(Delay::Arbiter), unfence })
+        Ok((Target { levels, delay: delay.unwrap_or(Delay::Arbiter), unfence }, votes))
     }
 
     /// The device whose name is nearest to an unknown one.
@@ -267,6 +280,7 @@ impl Settings {
             targets: self.nodes.clone(),
             devices: used.map(|(name, device)| (name.clone(), device.core())).collect(),
             rehearse_every: self.rehearse_every,
+            votes: self.votes.clone(),
         }
     }
 }

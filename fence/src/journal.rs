@@ -21,7 +21,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use protocol::fence::{Attestation, How, IntentId, PowerAction, Refusal};
+use protocol::fence::{Attestation, How, IntentId, PowerAction, Refusal, Role};
 use protocol::ids::{BootId, Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,13 @@ pub fn verify(path: &Path) -> Result<Summary, Broken> {
     chain::verify(path)
 }
 
+/// What a start finds in a journal with these entries.
+pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Memory {
+    let mut memory = Memory::default();
+    entries.into_iter().for_each(|entry| remember(&mut memory, entry));
+    memory
+}
+
 /// What a start has to know of an entry of an earlier life.
 fn remember(memory: &mut Memory, entry: Entry) {
     match entry {
@@ -176,6 +183,8 @@ fn remember(memory: &mut Memory, entry: Entry) {
                 }
             }
         }
+        // Members condemn by the clock; there is nothing to release.
+        Entry::Attested { attestation, .. } if attestation.role == Role::Majority => {}
         Entry::Attested { attestation, .. } => {
             memory.intents.insert(attestation.intent);
         }
@@ -196,6 +205,7 @@ fn remember(memory: &mut Memory, entry: Entry) {
         | Entry::Refused { .. }
         | Entry::Answer { .. }
         | Entry::Proven { .. }
+        | Entry::Untold { .. }
         | Entry::Started { .. }
         | Entry::Torn { .. } => {}
     }
@@ -220,7 +230,7 @@ pub enum Entry {
         /// Why.
         reason: String,
     },
-    /// The arbiter said yes.
+    /// The arbiter said yes, or members in its place ([`Role::Majority`]).
     Attested {
         /// The job.
         job: u64,
@@ -273,6 +283,14 @@ pub enum Entry {
         boot: BootId,
         /// How.
         how: How,
+    },
+    /// The arbiter is not told of the proof, because members stood in for it when the intent was
+    /// registered: it waits for the bound that it knows of.
+    Untold {
+        /// The job.
+        job: u64,
+        /// Which node.
+        node: NodeId,
     },
     /// A job is over for a node.
     Ended {

@@ -315,6 +315,7 @@ impl Daemon {
             }
             Action::StopService => self.keeping.stop_service(),
             Action::Fence { targets, epoch } => self.fencing.ask(targets, epoch),
+            Action::Testify(testimony) => self.fencing.testify(&testimony),
             Action::Exit => self.exit = true,
             Action::Decided(text) => info!("{text}"),
         }

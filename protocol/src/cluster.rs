@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::Challenge;
 use crate::ids::{BootId, Epoch, InstanceId, NodeId, ViewId};
 use crate::vote::Bound;
 
@@ -14,9 +15,6 @@ use crate::vote::Bound;
 pub const MAX_NODES: usize = 16;
 /// A beat is never longer than this many bytes, so that it fits a QUIC datagram on any path.
 pub const MAX_BEAT_BYTES: usize = 1100;
-
-/// Most beats of a small cluster fit: room that is made once.
-const USUAL_BEAT_BYTES: usize = 256;
 
 /// One node's state, as told to one peer.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -57,6 +55,10 @@ pub struct Beat {
     pub leaving: bool,
     /// Nodes outside the sender's view that it knows to be off (rule S6).
     pub off: Vec<KnownOff>,
+    /// What a gateway asks the members of the sender's view, while no arbiter answers it (rule S7).
+    /// Not among the fields of [`VERSION`]: see [`VERSION_CHALLENGE`].
+    #[serde(skip)]
+    pub challenge: Option<Challenge>,
 }
 
 /// A node that is proven off, as one member of a view tells the others.
@@ -154,8 +156,11 @@ pub enum BeatError {
     TooManyNodes,
 }
 
-/// The first byte of every beat: the version of this encoding.
+/// The first byte of a beat: the version of this encoding.
 const VERSION: u8 = 2;
+/// The first byte of one that ends with a challenge. All others are as they were, so that a node
+/// that knows no challenges misses no more than those.
+const VERSION_CHALLENGE: u8 = 3;
 
 impl Beat {
     /// The beat's bytes: a version byte, then the fields in order (postcard).
@@ -163,13 +168,32 @@ impl Beat {
     /// # Errors
     /// [`BeatError::TooLong`] if it would not fit a datagram.
     pub fn encode(&self) -> Result<Vec<u8>, BeatError> {
-        let mut start = Vec::with_capacity(USUAL_BEAT_BYTES);
-        start.push(VERSION);
-        let bytes = postcard::to_extend(self, start).map_err(|_| BeatError::Malformed)?;
-        if bytes.len() > MAX_BEAT_BYTES {
-            return Err(BeatError::TooLong(bytes.len()));
+        // Into room that is there: to grow a vector byte by byte takes much longer.
+        let mut room = [0; MAX_BEAT_BYTES];
+        match self.write(&mut room) {
+            Ok(length) => Ok(room[..length].to_vec()),
+            Err(postcard::Error::SerializeBufferFull) => Err(self.too_long()),
+            Err(_) => Err(BeatError::Malformed),
         }
-        Ok(bytes)
+    }
+
+    fn write(&self, room: &mut [u8; MAX_BEAT_BYTES]) -> Result<usize, postcard::Error> {
+        let [version, rest @ ..] = room;
+        *version = if self.challenge.is_some() { VERSION_CHALLENGE } else { VERSION };
+        let mut length = postcard::to_slice(self, rest)?.len();
+        if let Some(challenge) = &self.challenge {
+            length += postcard::to_slice(challenge, &mut rest[length..])?.len();
+        }
+        Ok(1 + length)
+    }
+
+    /// How long it would be.
+    fn too_long(&self) -> BeatError {
+        let bytes = postcard::to_extend(self, Vec::new()).and_then(|bytes| match &self.challenge {
+            Some(challenge) => postcard::to_extend(challenge, bytes),
+            None => Ok(bytes),
+        });
+        bytes.map_or(BeatError::Malformed, |bytes| BeatError::TooLong(1 + bytes.len()))
     }
 
     /// Reads a beat; trailing bytes are refused.
@@ -180,13 +204,18 @@ impl Beat {
         if bytes.len() > MAX_BEAT_BYTES {
             return Err(BeatError::TooLong(bytes.len()));
         }
-        let rest = match bytes.split_first() {
-            Some((&VERSION, rest)) => rest,
+        let (version, rest) = match bytes.split_first() {
+            Some((version @ (&VERSION | &VERSION_CHALLENGE), rest)) => (*version, rest),
             Some((version, _)) => return Err(BeatError::Version(*version)),
             None => return Err(BeatError::Malformed),
         };
-        let (beat, rest): (Self, &[u8]) =
+        let (mut beat, mut rest): (Self, &[u8]) =
             postcard::take_from_bytes(rest).map_err(|_| BeatError::Malformed)?;
+        if version == VERSION_CHALLENGE {
+            let (challenge, end): (Challenge, &[u8]) =
+                postcard::take_from_bytes(rest).map_err(|_| BeatError::Malformed)?;
+            (beat.challenge, rest) = (Some(challenge), end);
+        }
         if !rest.is_empty() {
             return Err(BeatError::Malformed);
         }
@@ -196,7 +225,8 @@ impl Beat {
             beat.proposal.as_ref().map(|proposal| &proposal.members),
         ];
         let long = lists.into_iter().flatten().any(|nodes| nodes.len() > MAX_NODES);
-        if long || beat.off.len() >= MAX_NODES {
+        let asked = beat.challenge.as_ref().map_or(0, |challenge| challenge.targets.len());
+        if long || beat.off.len() >= MAX_NODES || asked >= MAX_NODES {
             return Err(BeatError::TooManyNodes);
         }
         Ok(beat)
@@ -208,6 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fence::Nonce;
     use crate::ids::RingId;
     use crate::vote::WatchdogClass;
 
@@ -240,7 +271,20 @@ mod tests {
             running: true,
             leaving: true,
             off: vec![known_off(); MAX_NODES - 1],
+            challenge: None,
         }
+    }
+
+    /// The same of a node that asks for all others: then no other is in its view.
+    fn largest_with_challenge() -> Beat {
+        let mut beat = largest();
+        let others = beat.contacts.split_off(1);
+        if let Some(view) = &mut beat.view {
+            view.members.truncate(1);
+        }
+        beat.contacts.extend(&others);
+        let (nonce, targets) = (Nonce(u128::MAX), others.into_iter().collect());
+        Beat { challenge: Some(Challenge { nonce, targets }), ..beat }
     }
 
     fn known_off() -> KnownOff {
@@ -261,13 +305,28 @@ mod tests {
     }
 
     #[test]
+    fn a_beat_without_a_challenge_is_what_older_nodes_know() {
+        let mut beat = largest_with_challenge();
+        let longer = beat.encode().unwrap();
+        assert_eq!(longer[0], VERSION_CHALLENGE);
+        assert_eq!(Beat::decode(&longer).as_ref(), Ok(&beat));
+        beat.challenge = None;
+        let bytes = beat.encode().unwrap();
+        assert_eq!(bytes[0], VERSION);
+        assert_eq!(longer[1..bytes.len()], bytes[1..]);
+        assert_eq!(Beat::decode(&bytes), Ok(beat));
+    }
+
+    #[test]
     fn every_truncation_and_every_longer_text_is_refused() {
-        let mut bytes = largest().encode().unwrap();
-        for cut in 0..bytes.len() {
-            assert!(Beat::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        for beat in [largest(), largest_with_challenge()] {
+            let mut bytes = beat.encode().unwrap();
+            for cut in 0..bytes.len() {
+                assert!(Beat::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+            }
+            bytes.push(0);
+            assert_eq!(Beat::decode(&bytes), Err(BeatError::Malformed));
         }
-        bytes.push(0);
-        assert_eq!(Beat::decode(&bytes), Err(BeatError::Malformed));
     }
 
     #[test]
@@ -279,6 +338,11 @@ mod tests {
         let mut beat = largest();
         beat.view = None;
         beat.off.push(known_off());
+        assert_eq!(Beat::decode(&beat.encode().unwrap()), Err(BeatError::TooManyNodes));
+        let mut beat = largest_with_challenge();
+        beat.view = None;
+        let targets = (1..17).map(NodeId).collect();
+        beat.challenge = Some(Challenge { nonce: Nonce(1), targets });
         assert_eq!(Beat::decode(&beat.encode().unwrap()), Err(BeatError::TooManyNodes));
     }
 

@@ -9,14 +9,20 @@
 //!
 //! Nodes and operators speak HTTPS with the gateway; the bodies are the JSON of [`Request`],
 //! [`Confirmation`], [`Progress`] and the snapshots below.
+//!
+//! While no arbiter answers, the members of the requester's view may stand in for it, if they have
+//! more than half of all votes: the gateway gives the requester a [`Challenge`], the requester shows
+//! it to its view, and each member answers the gateway with a [`Testimony`] of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ArbiterId, BootId, Epoch, NodeId, RingId};
+use crate::ids::{ArbiterId, BootId, Epoch, NodeId, RingId, ViewId, hex128};
+use crate::times;
 use crate::vote::Bound;
 
 /// The frame type of a [`Call`], gateway to arbiter; stock daemons know none above 17.
@@ -35,7 +41,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// A random number that an answer repeats.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Nonce(pub u128);
+pub struct Nonce(#[serde(with = "hex128")] pub u128);
 
 /// Names one intent of one arbiter; compared for equality only.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -168,6 +174,8 @@ pub enum Role {
     Holder,
     /// The arbiter has chosen it, has stopped renewing all others, and waits for their bounds.
     Candidate,
+    /// No arbiter was asked: its members have more than half of all votes, and say so themselves.
+    Majority,
 }
 
 /// One target as the arbiter knows it.
@@ -180,7 +188,8 @@ pub struct TargetRecord {
     /// For how long a view without it has had the vote, in milliseconds; `None`: none has. By rule
     /// S1 it is not entitled for as long.
     pub outside_ms: Option<u64>,
-    /// Since it was last heard, in milliseconds; `None`: not since the arbiter's start.
+    /// Since it was last heard, in milliseconds; `None`: not since the arbiter's start, or by the
+    /// members never.
     pub silent_ms: Option<u64>,
 }
 
@@ -345,6 +354,46 @@ impl Answer {
     }
 }
 
+/// What a gateway asks the members of a requester's view, while no arbiter answers: are these nodes
+/// outside a view that has more than half of all votes, and will they stay outside?
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Challenge {
+    /// Fresh; only testimonies that repeat it count (safety 27).
+    pub nonce: Nonce,
+    /// Who is to be fenced.
+    pub targets: BTreeSet<NodeId>,
+}
+
+/// `POST /v1/attest`: one member's own word on a [`Challenge`]. Its certificate is bound to the node
+/// that it speaks of, and it speaks of no other. The answer has no body: 202 if it was heard, 404 if
+/// no such challenge is open.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Testimony {
+    /// That of the challenge.
+    pub nonce: Nonce,
+    /// Who testifies.
+    pub node: NodeId,
+    /// The view it is in; its ring id is part of it.
+    pub view: ViewId,
+    /// The epoch of that view.
+    pub epoch: Epoch,
+    /// Its members.
+    pub members: BTreeSet<NodeId>,
+    /// The view is QUORATE, and would be without the arbiter's votes.
+    pub quorate: bool,
+    /// All votes that there are by its configuration, the arbiter's included.
+    pub expected_votes: u32,
+    /// Whom it condemns, and what it knows of them: it will be in no view with any of them until it
+    /// hears that the node is off, that the job is over, or nothing for [`CONDEMNED`]. Nobody if it
+    /// is not quorate.
+    pub targets: BTreeMap<NodeId, TargetRecord>,
+}
+
+/// How long a member keeps a node that it has condemned out of its views: longer than a challenge
+/// stands and the power command after it may take.
+pub const CONDEMNED: Duration = times::FENCE_DEADLINE.saturating_mul(2);
+
 /// What to do with a node's power.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -410,6 +459,11 @@ pub enum Progress {
         node: Option<NodeId>,
         /// What.
         text: String,
+    },
+    /// No arbiter answers: for the members of the requester's view. It stands in for the one before.
+    Challenge {
+        /// What they are asked.
+        challenge: Challenge,
     },
     /// This node is off.
     Off {
@@ -544,6 +598,30 @@ mod tests {
         let line = serde_json::to_string(&done)?;
         assert_eq!(line, r#"{"what":"done","results":{"2":{"result":"on"}}}"#);
         assert_eq!(serde_json::from_str::<Progress>(&line)?, done);
+        Ok(())
+    }
+
+    #[test]
+    fn a_testimony_and_its_challenge_come_back_from_their_lines() -> Result<(), serde_json::Error> {
+        let nonce = Nonce(u128::MAX);
+        let challenge = Challenge { nonce, targets: [NodeId(3)].into() };
+        let line = serde_json::to_string(&Progress::Challenge { challenge: challenge.clone() })?;
+        assert_eq!(serde_json::from_str::<Progress>(&line)?, Progress::Challenge { challenge });
+        let record = TargetRecord { boot: BootId(7), silent_ms: Some(900), ..Default::default() };
+        let testimony = Testimony {
+            nonce,
+            node: NodeId(1),
+            view: ViewId { ring: RingId::new(1, 4), nonce: u64::MAX },
+            epoch: Epoch(5),
+            members: [NodeId(1), NodeId(2)].into(),
+            quorate: true,
+            expected_votes: 3,
+            targets: [(NodeId(3), record)].into(),
+        };
+        let line = serde_json::to_string(&testimony)?;
+        assert_eq!(serde_json::from_str::<Testimony>(&line)?, testimony);
+        let more = line.replacen('{', "{\"vote\":2,", 1);
+        assert!(serde_json::from_str::<Testimony>(&more).is_err(), "{more}");
         Ok(())
     }
 

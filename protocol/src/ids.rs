@@ -139,14 +139,14 @@ impl BootId {
 pub struct InstanceId(pub u64);
 
 /// 128 bits as hex digits in JSON, where numbers end at 64 bits, and as a number elsewhere.
-mod hex128 {
+pub(crate) mod hex128 {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(id: &u128, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(id: &u128, to: S) -> Result<S::Ok, S::Error> {
         if to.is_human_readable() { format!("{id:032x}").serialize(to) } else { id.serialize(to) }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
         if !from.is_human_readable() {
             return u128::deserialize(from);
         }

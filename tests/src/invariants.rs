@@ -1,5 +1,6 @@
 //! The rules that hold after every step, one function each, with the reason why they must.
 
+mod fencing;
 mod readings;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -90,6 +91,8 @@ pub struct Monitor {
     pub starts: u64,
     /// How often it was started on another node than before.
     pub takeovers: u64,
+    /// How often a power switch has cut a node's power.
+    pub cuts: u64,
 }
 
 impl Monitor {
@@ -468,8 +471,7 @@ impl Monitor {
     pub(crate) fn stopped_in_time(&mut self, now: Time, hosts: &mut Hosts, topology: &Topology) {
         let readings = &self.readings;
         for (node, host) in hosts {
-            let reading = readings.iter().find(|reading| reading.node == *node);
-            let mut entitled = reading.is_some_and(|r| r.state != QuorumState::Inquorate);
+            let mut entitled = false;
             if let Some((ghost, clock)) = &host.ghost {
                 if ghost.state(clock.at(now)) == QuorumState::Inquorate {
                     host.ghost = None;
@@ -477,7 +479,12 @@ impl Monitor {
                     entitled = true;
                 }
             }
-            if entitled || !host.serves() || host.paused > 0 {
+            let mut reading = readings.iter().filter(|reading| reading.node == *node);
+            if entitled
+                || !host.serves()
+                || host.paused > 0
+                || reading.any(|reading| reading.state != QuorumState::Inquorate)
+            {
                 host.entitled_at = now;
             } else if now > host.entitled_at + topology.stop_proof(*node) {
                 let text = format!(
@@ -514,10 +521,7 @@ impl Monitor {
             Claim::Inquorate(node) => state(node) == QuorumState::Inquorate,
             Claim::Runs(node) => world.hosts.get(&node).is_some_and(|h| h.serves()),
             Claim::Off(node) => world.hosts.get(&node).is_some_and(|host| host.unpowered > 0),
-            Claim::ConfirmedOff(node) => world
-                .hosts
-                .get(&node)
-                .is_some_and(|host| world.models.gateway.is_confirmed_off(node, host.boot)),
+            Claim::ConfirmedOff(node) => world.is_confirmed_off(node),
             Claim::ArbiterSays => {
                 let arbiter = &world.server.arbiter;
                 let local = arbiter.clock.at(world.now());

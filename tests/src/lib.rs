@@ -4,6 +4,8 @@
 //! # Layout
 //! * [`scenario`]: a cluster, faults and expectations, as data; `generate` makes them by chance.
 //! * [`world`]: the queue, and the one meaning of every Action.
+//! * `world/gateway`: the fence gateway's core, its session with the arbiter, its requesters and the
+//!   nodes' power switches.
 //! * `network`: links and streams between machines. `clock`: skewed clocks and chance.
 //! * [`invariants`]: the rules, one function each.
 //! * [`run`](mod@run): running one scenario or many. [`shrink`](mod@shrink): making a failing one

@@ -5,8 +5,10 @@
 //! whose other end is gone is reset with the first segment that gets there.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
+use protocol::ids::NodeId;
 use protocol::qnet::{Deframer, MESSAGE_LIMIT_BYTES};
 use protocol::time::Time;
 
@@ -24,6 +26,34 @@ const HICCUP_ODDS: u64 = 64;
 const RESEND_MIN: Duration = Duration::from_millis(200);
 /// The longest: Linux goes up to two minutes, which only makes runs longer.
 const RESEND_MAX: Duration = Duration::from_secs(20);
+
+/// A machine with links. The gateway's is none of a [`Scenario`](crate::Scenario)'s machines: it
+/// has power, and nothing but the gateway is on it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Site {
+    Node(NodeId),
+    Arbiter,
+    Gateway,
+}
+
+impl From<End> for Site {
+    fn from(end: End) -> Self {
+        match end {
+            End::Node(node) => Self::Node(node),
+            End::Arbiter => Self::Arbiter,
+        }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => End::Node(*node).fmt(f),
+            Self::Arbiter => End::Arbiter.fmt(f),
+            Self::Gateway => f.pad("gateway"),
+        }
+    }
+}
 
 /// One direction between two machines.
 #[derive(Clone, Debug, Default)]
@@ -72,16 +102,16 @@ impl Flow {
     }
 }
 
-/// One connection between a device and the arbiter.
+/// One connection between a device, or the gateway, and the arbiter.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    /// The device's machine.
-    pub(crate) client: End,
-    /// The life of the device process that made it.
+    /// The client's machine.
+    pub(crate) client: Site,
+    /// The life of the process that made it.
     pub(crate) client_life: u64,
     /// The life of the arbiter process that has it; `None` before it is established.
     pub(crate) server_life: Option<u64>,
-    /// The device's end is open.
+    /// The client's end is open.
     pub(crate) client_open: bool,
     /// The arbiter's end is open.
     pub(crate) server_open: bool,
@@ -91,13 +121,13 @@ pub(crate) struct Stream {
     pub(crate) hello_came: bool,
     /// To the arbiter.
     pub(crate) up: Flow,
-    /// To the device.
+    /// To the client.
     pub(crate) down: Flow,
 }
 
 impl Stream {
-    /// A stream that a device has asked for.
-    pub(crate) fn new(client: End, client_life: u64) -> Self {
+    /// A stream that a device or the gateway has asked for.
+    pub(crate) fn new(client: Site, client_life: u64) -> Self {
         Self {
             client,
             client_life,
@@ -131,43 +161,48 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A network without faults between the arbiter and so many nodes.
+    /// A network without faults between the arbiter, the gateway and so many nodes.
     pub(crate) fn new(seed: u64, nodes: usize) -> Self {
-        let machines = nodes + 1;
+        let machines = nodes + 2;
         let links = vec![Link::default(); machines * machines];
         Self { seed, links, machines, streams: BTreeMap::new(), opened: 0 }
     }
 
     /// None between machines that are not there: a scenario may name any.
-    fn link(&mut self, from: End, to: End) -> Option<&mut Link> {
-        let place = self.place(from, to)?;
+    fn link(&mut self, from: Site, to: Site) -> Option<&mut Link> {
+        let place = self.place(from)? * self.machines + self.place(to)?;
         self.links.get_mut(place)
     }
 
-    fn place(&self, from: End, to: End) -> Option<usize> {
-        let [from, to] = [from, to].map(|end| usize::try_from(number_of(end)).ok());
-        let to = to.filter(|to| *to < self.machines)?;
-        Some(from? * self.machines + to)
+    fn place(&self, site: Site) -> Option<usize> {
+        match site {
+            Site::Arbiter => Some(0),
+            Site::Node(node) => {
+                usize::try_from(node.0).ok().filter(|place| *place < self.machines - 1)
+            }
+            Site::Gateway => Some(self.machines - 1),
+        }
     }
 
     /// Starts or ends a cut of one direction.
-    pub(crate) fn cut(&mut self, from: End, to: End, begins: bool) {
-        if let Some(link) = self.link(from, to) {
+    pub(crate) fn cut(&mut self, from: impl Into<Site>, to: impl Into<Site>, begins: bool) {
+        if let Some(link) = self.link(from.into(), to.into()) {
             link.cuts = if begins { link.cuts + 1 } else { link.cuts.saturating_sub(1) };
         }
     }
 
     /// Nothing passes in this direction.
     pub(crate) fn is_cut(&self, from: End, to: End) -> bool {
-        self.place(from, to)
-            .and_then(|place| self.links.get(place))
+        let place = self.place(from.into()).zip(self.place(to.into()));
+        place
+            .and_then(|(from, to)| self.links.get(from * self.machines + to))
             .is_some_and(|link| link.cuts > 0)
     }
 
     /// Starts or ends loss in both directions.
     pub(crate) fn lose(&mut self, a: End, b: End, percent: u32, begins: bool) {
         for (from, to) in [(a, b), (b, a)] {
-            if let Some(link) = self.link(from, to) {
+            if let Some(link) = self.link(from.into(), to.into()) {
                 toggle(&mut link.loss, percent, begins);
             }
         }
@@ -176,14 +211,19 @@ impl Network {
     /// Starts or ends extra delay in both directions.
     pub(crate) fn slow(&mut self, a: End, b: End, ms: u64, begins: bool) {
         for (from, to) in [(a, b), (b, a)] {
-            if let Some(link) = self.link(from, to) {
+            if let Some(link) = self.link(from.into(), to.into()) {
                 toggle(&mut link.slow_ms, ms, begins);
             }
         }
     }
 
     /// How long the next packet takes; `None` if it does not get through.
-    pub(crate) fn packet(&mut self, from: End, to: End) -> Option<Duration> {
+    pub(crate) fn packet(
+        &mut self,
+        from: impl Into<Site>,
+        to: impl Into<Site>,
+    ) -> Option<Duration> {
+        let (from, to) = (from.into(), to.into());
         let seed = self.seed;
         let link = self.link(from, to)?;
         link.sent += 1;
@@ -221,9 +261,10 @@ fn toggle<T: Copy + PartialEq>(values: &mut Vec<T>, value: T, begins: bool) {
 }
 
 /// A number for the machine, for [`hash`].
-pub(crate) fn number_of(end: End) -> u64 {
-    match end {
-        End::Node(node) => u64::from(node.0),
-        End::Arbiter => 0,
+fn number_of(site: Site) -> u64 {
+    match site {
+        Site::Node(node) => u64::from(node.0),
+        Site::Arbiter => 0,
+        Site::Gateway => 0xffff,
     }
 }

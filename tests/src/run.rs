@@ -41,6 +41,8 @@ pub struct Outcome {
     pub starts: u64,
     /// How often it was started on another node than before.
     pub takeovers: u64,
+    /// How often a power switch has cut a node's power.
+    pub cuts: u64,
     /// How long the cluster took to be whole after the last fault.
     pub settled_in: Option<Duration>,
 }
@@ -106,6 +108,7 @@ fn drive_to_end(mut world: World, scenario: &Scenario) -> Outcome {
         became_quorate: world.monitor().became_quorate,
         starts: world.monitor().starts,
         takeovers: world.monitor().takeovers,
+        cuts: world.monitor().cuts,
         settled_in,
     }
 }
@@ -195,6 +198,8 @@ pub struct Report {
     pub starts: u64,
     /// How often it was started on another node than before.
     pub takeovers: u64,
+    /// How often a power switch has cut a node's power.
+    pub cuts: u64,
     /// The longest time that a cluster took to be whole after the last fault, and the seed.
     pub slowest: Option<(Duration, u64)>,
     /// Scenarios that broke a rule, with their outcome.
@@ -211,6 +216,7 @@ impl Report {
         self.became_quorate += outcome.became_quorate;
         self.starts += outcome.starts;
         self.takeovers += outcome.takeovers;
+        self.cuts += outcome.cuts;
         let settled = outcome.settled_in.map(|time| (time, scenario.seed));
         self.slowest = self.slowest.max(settled);
         if outcome.violation.is_some() {

@@ -36,11 +36,13 @@ pub enum Sabotage {
     BeatsGarbled,
     /// Only the first start of the service is ever ordered.
     StartForgotten,
-    /// The gateway asks only once whether its requester is entitled (model).
+    /// The gateway asks only once whether its requester is entitled: the arbiter's first word stands
+    /// for all later ones.
     EntitledOnce,
-    /// A proof that a node is off is taken for any boot of it (model).
+    /// A proof that a node is off is taken for the boot that runs when it arrives.
     ProofWithoutBoot,
-    /// Whoever types a confirmation is believed (model).
+    /// Whoever types a confirmation is believed: no power switch is read, and the operator has not
+    /// looked either.
     ConfirmUnchecked,
     /// The arbiter does not remember generations of the configuration (model).
     LineageForgotten,

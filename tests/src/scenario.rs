@@ -66,7 +66,7 @@ pub struct Topology {
     /// votequorum's wait_for_all.
     #[serde(skip_serializing_if = "is_false")]
     pub wait_for_all: bool,
-    /// There is a fence gateway beside the arbiter, and a power switch for every node.
+    /// There is a fence gateway on a machine of its own, and a power switch for every node.
     #[serde(skip_serializing_if = "is_false")]
     pub gateway: bool,
     /// Generations of the configuration: the nodes that each names. All nodes begin with the first.
@@ -308,8 +308,9 @@ pub enum Fault {
     Gateway {
         /// What.
         does: GatewayFault,
-        /// At whose power switch, or of which node.
-        host: End,
+        /// At whose power switch, of which node, or from whom.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<End>,
         /// Where the operator sits.
         #[serde(default)]
         by: Option<u32>,
@@ -354,11 +355,23 @@ impl fmt::Display for Fault {
             Self::OtherArbiter { host, kind } => {
                 write!(f, "{host} finds another arbiter ({kind:?})")
             }
-            Self::Gateway { does: GatewayFault::Confirm, host, by } => {
-                write!(f, "the operator at node {} says that {host} is off", by.unwrap_or(0))
-            }
-            Self::Gateway { does, host, by: _ } => {
-                write!(f, "the power switch of {host}: {does:?}")
+            Self::Gateway { does, host, by } => {
+                let host = host.map_or("nobody".to_owned(), |host| host.to_string());
+                match does {
+                    GatewayFault::Confirm => {
+                        let by = by.unwrap_or(0);
+                        write!(f, "the operator at node {by} says that {host} is off")
+                    }
+                    GatewayFault::Killed => f.write_str("the gateway is killed"),
+                    GatewayFault::DiskFull => f.write_str("the gateway's disk is full"),
+                    GatewayFault::CutOff => write!(f, "cut between the gateway and {host}"),
+                    GatewayFault::Dead
+                    | GatewayFault::Slow
+                    | GatewayFault::Idle
+                    | GatewayFault::LateProof => {
+                        write!(f, "the power switch of {host}: {does:?}")
+                    }
+                }
             }
             Self::Configure { host, generation } => {
                 write!(f, "{host} is given generation {generation} of the configuration")
@@ -397,10 +410,18 @@ pub enum GatewayFault {
     Dead,
     /// It takes 15 s for a command.
     Slow,
-    /// The proof that it is off is under way for 20 s.
+    /// It accepts every command, and does nothing.
+    Idle,
+    /// The proof that it is off is under way to the arbiter for 20 s.
     LateProof,
     /// The operator at `by` confirms that it is off.
     Confirm,
+    /// Nothing passes between the gateway and `host`.
+    CutOff,
+    /// The gateway's process is killed between two actions. Ends: it is started again.
+    Killed,
+    /// The gateway's journal cannot be written.
+    DiskFull,
 }
 
 /// What becomes of the arbiter's state directory.
@@ -521,7 +542,7 @@ pub enum Claim {
     Waits(NodeId),
     /// The node's machine has no power.
     Off(NodeId),
-    /// The gateway takes the node's present boot for confirmed off.
+    /// The arbiter takes the node's present boot for confirmed off.
     ConfirmedOff(NodeId),
     /// The arbiter's status holds the text of the expectation.
     ArbiterSays,

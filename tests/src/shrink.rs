@@ -2,7 +2,7 @@
 
 use crate::run::run_sabotaged;
 use crate::sabotage::Sabotage;
-use crate::scenario::{Scenario, TimedFault};
+use crate::scenario::{Fault, Scenario, TimedFault};
 
 /// No more runs than this are spent on one scenario.
 const RUNS_LIMIT: u32 = 400;
@@ -24,8 +24,14 @@ pub fn shrink(scenario: &Scenario, rule: &str, sabotage: Option<Sabotage>) -> Sc
         while start < best.faults.len() {
             let mut candidate = best.clone();
             let end = (start + size).min(candidate.faults.len());
-            candidate.faults.drain(start..end);
-            if breaks(&candidate) {
+            // What the operator does is no fault: without it the cluster is not meant to be whole.
+            let mut index = 0;
+            candidate.faults.retain(|timed| {
+                index += 1;
+                let left_out = (start..end).contains(&(index - 1));
+                !left_out || matches!(timed.fault, Fault::Configure { .. })
+            });
+            if candidate != best && breaks(&candidate) {
                 best = candidate;
                 smaller = true;
             } else {

@@ -91,6 +91,13 @@ impl Section {
         Ok(self.take_as(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
+    /// A whole number up to `max`.
+    pub(super) fn number(&mut self, key: &'static str, max: u32) -> Result<Option<u32>, Refused> {
+        self.take_as(key, &format!("a whole number from 0 to {max}"), |value| {
+            value.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= max)
+        })
+    }
+
     /// A duration from `min` to `max`.
     pub(super) fn duration(
         &mut self,

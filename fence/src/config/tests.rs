@@ -40,6 +40,22 @@ fn the_least_file_has_the_defaults() {
     assert_eq!(settings.nodes[&NodeId(1)].delay, Delay::Arbiter);
     assert!(!settings.nodes[&NodeId(1)].unfence);
     assert_eq!(settings.warnings, [""; 0]);
+    assert_eq!(settings.votes.nodes, [(NodeId(1), 1)].into());
+    assert_eq!(settings.votes.arbiter, 1);
+}
+
+#[test]
+fn votes_are_those_of_the_clusters_own_configuration() {
+    let text = LEAST
+        .replace("[devices", "arbiter-votes = 3\n[devices")
+        .replace("[nodes.1]\n", "[nodes.1]\nvotes = 0\n");
+    let votes = parse(&text).unwrap().core().votes;
+    assert_eq!((votes.nodes, votes.arbiter), ([(NodeId(1), 0)].into(), 3));
+    for wrong in ["-1", "\"1\"", "100001", "1.0"] {
+        let text = LEAST.replace("[devices", &format!("arbiter-votes = {wrong}\n[devices"));
+        let said = parse(&text).unwrap_err().to_string();
+        assert_eq!(said, "/g: 'arbiter-votes' must be a whole number from 0 to 100000", "{wrong}");
+    }
 }
 
 #[test]
@@ -132,7 +148,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
         (
             "levels",
             "zzzzzzzzz = 1\nlevels",
-            "/g: [nodes.1] unknown key 'zzzzzzzzz'; known here: levels, delay, unfence",
+            "/g: [nodes.1] unknown key 'zzzzzzzzz'; known here: levels, delay, unfence, votes",
         ),
         (
             "\"ipmi\"",

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use protocol::fence::{Answer, Ask, Nonce, Verdict};
-use protocol::ids::NodeId;
+use protocol::fence::{Answer, Ask, IntentId, Nonce, Testimony, Verdict};
+use protocol::ids::{ArbiterId, NodeId};
 use protocol::rng::Rng;
 use protocol::time::Time;
 
+use super::majority::Majority;
 use super::text::{clean, clean_error};
 use super::{Action, AttemptId, DeviceName, Token};
 use crate::device::{Command, DeviceError, Seen};
@@ -48,7 +49,17 @@ struct OpenCall {
     /// A registration that nobody waits for any more, but that may have been heard: what it has
     /// registered is released.
     abandoned: bool,
+    /// The arbiter was asked, and may have heard it ..
+    asked: bool,
+    /// .. and has not answered in time.
+    missed: bool,
     state: CallState,
+}
+
+impl OpenCall {
+    fn new(ask: Ask, sent: Option<Time>, state: CallState) -> Self {
+        Self { ask, sent, abandoned: false, asked: false, missed: false, state }
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +68,8 @@ enum CallState {
     Due(Time),
     /// Asked, under this nonce.
     Out { nonce: Nonce, since: Time },
+    /// It is of an intent that members have attested, and they are asked.
+    Heard,
     /// Answered; not looked at yet.
     Back(Verdict),
 }
@@ -95,6 +108,8 @@ pub(super) struct Desk {
     arbiter: Result<(), String>,
     round_trip: Option<Duration>,
     calls: BTreeMap<CallId, OpenCall>,
+    /// Who stands in for it.
+    pub(super) majority: Majority,
     attempts: BTreeMap<AttemptId, OpenAttempt>,
     /// Writes that somebody waits for, and what came of them.
     writes: BTreeMap<Token, Option<bool>>,
@@ -110,6 +125,7 @@ impl Desk {
             arbiter: Err("not connected yet".to_owned()),
             round_trip: None,
             calls: BTreeMap::new(),
+            majority: Majority::default(),
             attempts: BTreeMap::new(),
             writes: BTreeMap::new(),
             journal_fails: false,
@@ -264,16 +280,16 @@ impl Desk {
     /// Asks it at `at`; `sent` is when the command of a proof was sent.
     pub(super) fn ask_at(&mut self, now: Time, at: Time, ask: Ask, sent: Option<Time>) -> CallId {
         let call = CallId(self.next_number());
-        self.calls
-            .insert(call, OpenCall { ask, sent, abandoned: false, state: CallState::Due(at) });
+        self.calls.insert(call, OpenCall::new(ask, sent, CallState::Due(at)));
         self.send_due(now);
+        self.ask_members(now);
         call
     }
 
     /// What the arbiter says, once it has; asked until it has.
     pub(super) fn verdict(&mut self, call: CallId) -> Option<Verdict> {
         match &self.calls.get(&call)?.state {
-            CallState::Due(_) | CallState::Out { .. } => None,
+            CallState::Due(_) | CallState::Out { .. } | CallState::Heard => None,
             CallState::Back(verdict) => {
                 let verdict = verdict.clone();
                 self.calls.remove(&call);
@@ -284,12 +300,14 @@ impl Desk {
 
     /// Nobody waits for the answer any more.
     pub(super) fn forget_call(&mut self, call: CallId) {
+        self.majority.dismiss(call);
         self.calls.remove(&call);
     }
 
     /// Nobody waits for a registration any more. If the arbiter has heard it, or will, the targets
     /// would stay condemned: it is asked until it answers, and what it has registered is released.
     pub(super) fn abandon_call(&mut self, call: CallId) {
+        self.majority.dismiss(call);
         let abandoned = |open: &OpenCall| open.abandoned;
         if self.calls.values().filter(|open| abandoned(open)).count() >= ABANDONED_MAX {
             let oldest = self.calls.iter().find(|(_, open)| abandoned(open)).map(|(id, _)| *id);
@@ -323,7 +341,9 @@ impl Desk {
     pub(super) fn take_answer(&mut self, now: Time, answer: Answer) {
         let asked = |open: &OpenCall| match open.state {
             CallState::Out { nonce, since } if nonce == answer.nonce => Some(since),
-            CallState::Due(_) | CallState::Out { .. } | CallState::Back(_) => None,
+            CallState::Due(_) | CallState::Out { .. } | CallState::Heard | CallState::Back(_) => {
+                None
+            }
         };
         let Some((id, since)) = self.calls.iter().find_map(|(id, open)| Some((*id, asked(open)?)))
         else {
@@ -341,6 +361,7 @@ impl Desk {
             }
         } else {
             open.state = CallState::Back(answer.verdict);
+            self.majority.dismiss(id);
         }
     }
 
@@ -369,6 +390,99 @@ impl Desk {
         self.arbiter.as_ref().copied().map_err(String::as_str)
     }
 
+    // The members of a requester's view.
+
+    /// Asks members what the arbiter does not answer: a registration that it has not heard of or
+    /// keeps silent on, and whatever follows one that members have attested.
+    fn ask_members(&mut self, now: Time) {
+        let silent = self.arbiter.is_err();
+        let mut asked = Vec::new();
+        for (call, open) in &self.calls {
+            let is_due = matches!(open.state, CallState::Due(at) if at <= now);
+            match (&open.ask, self.subject(*call, open)) {
+                (Ask::Register(intent), true) if open.missed || silent && is_due => {
+                    asked.push((*call, intent.requester, intent.targets.clone()));
+                }
+                (Ask::Attest(id), true) if is_due => {
+                    let Some(intent) = self.majority.intent(*id) else { continue };
+                    asked.push((*call, intent.requester, intent.targets.clone()));
+                }
+                (Ask::Register(_) | Ask::Attest(_) | Ask::Off { .. } | Ask::Release(_), _) => {}
+            }
+        }
+        for (call, requester, targets) in asked {
+            if let Some(open) = self.calls.get_mut(&call)
+                && let Ask::Attest(_) = open.ask
+            {
+                open.state = CallState::Heard;
+            }
+            let nonce = fresh_nonce(&mut self.rng);
+            self.majority.hear(now, nonce, call, requester, targets);
+        }
+    }
+
+    /// Members may be asked this, and are not yet.
+    fn subject(&self, call: CallId, open: &OpenCall) -> bool {
+        let waits = matches!(open.state, CallState::Due(_) | CallState::Out { .. });
+        let theirs = match &open.ask {
+            Ask::Register(intent) => self.majority.is_possible(&intent.targets),
+            Ask::Attest(id) => self.majority.intent(*id).is_some(),
+            Ask::Off { .. } | Ask::Release(_) => false,
+        };
+        waits && theirs && !open.abandoned && !self.majority.hears(call)
+    }
+
+    /// One member has testified.
+    pub(super) fn testified(&mut self, testimony: Testimony) {
+        for (call, found) in self.majority.take(testimony) {
+            let Some(open) = self.calls.get(&call) else { continue };
+            let (ask, asked) = (open.ask.clone(), open.asked);
+            self.decided(found.text.clone());
+            let verdict = match &ask {
+                Ask::Register(intent) => {
+                    if asked {
+                        self.abandon_copy(call);
+                    }
+                    let arbiter = ArbiterId(fresh_nonce(&mut self.rng).0);
+                    let id = IntentId { arbiter, boot: 0, serial: self.next_number() };
+                    let verdict = found.registered(id, intent);
+                    if let Verdict::Entitled(_) = verdict {
+                        self.majority.register(id, intent.clone());
+                    }
+                    verdict
+                }
+                Ask::Attest(id) => found.attested(*id),
+                Ask::Off { .. } | Ask::Release(_) => continue,
+            };
+            self.majority.dismiss(call);
+            if let Some(open) = self.calls.get_mut(&call) {
+                open.state = CallState::Back(verdict);
+            }
+        }
+    }
+
+    /// Members have answered what the arbiter may yet hear, and then would hold on to for ever.
+    fn abandon_copy(&mut self, call: CallId) {
+        let copy = CallId(self.next_number());
+        let Some(open) = self.calls.get_mut(&call) else { return };
+        let state = match open.state {
+            CallState::Due(at) => CallState::Due(at),
+            CallState::Out { nonce, since } => CallState::Out { nonce, since },
+            CallState::Heard | CallState::Back(_) => return,
+        };
+        let open = OpenCall::new(open.ask.clone(), None, state);
+        self.calls.insert(copy, open);
+        self.abandon_call(copy);
+    }
+
+    /// Why no members have answered what was asked with this call; `None` if they were not asked.
+    pub(super) fn without_arbiter(&self, call: CallId) -> Option<String> {
+        match &self.calls.get(&call)?.ask {
+            Ask::Register(intent) => self.majority.why_not(call, &intent.targets),
+            Ask::Attest(_) | Ask::Off { .. } | Ask::Release(_) => None,
+        }
+    }
+
     /// How long the arbiter's last answer took.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
@@ -390,12 +504,13 @@ impl Desk {
             if room == 0 {
                 break;
             }
-            if !matches!(open.state, CallState::Due(at) if at <= now) {
+            let members = matches!(open.ask, Ask::Attest(id) if self.majority.intent(id).is_some());
+            if members || !matches!(open.state, CallState::Due(at) if at <= now) {
                 continue;
             }
             room -= 1;
-            let nonce = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
-            let nonce = Nonce(nonce);
+            open.asked = true;
+            let nonce = fresh_nonce(&mut self.rng);
             let mut ask = open.ask.clone();
             if let (Ask::Off { proof, .. }, Some(sent)) = (&mut ask, open.sent) {
                 proof.sent_ms = u64::try_from(now.since(sent).as_millis()).unwrap_or(u64::MAX);
@@ -410,9 +525,15 @@ impl Desk {
         for open in self.calls.values_mut() {
             if matches!(open.state, CallState::Out { since, .. } if now >= since + CALL_LIMIT) {
                 open.state = CallState::Due(now);
+                open.missed = true;
             }
         }
         self.send_due(now);
+        while let Some(requester) = self.majority.late(now) {
+            let nonce = fresh_nonce(&mut self.rng);
+            self.majority.ask_anew(now, nonce, requester);
+        }
+        self.ask_members(now);
         let late: Vec<(AttemptId, Duration)> = self
             .attempts
             .iter()
@@ -426,14 +547,25 @@ impl Desk {
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let up = self.arbiter.is_ok() && self.room() > 0;
-        let calls = self.calls.values().filter_map(|open| match open.state {
-            CallState::Due(at) => up.then_some(at),
+        let silent = self.arbiter.is_err();
+        let calls = self.calls.iter().filter_map(|(call, open)| match open.state {
+            CallState::Due(at) => match open.ask {
+                Ask::Attest(id) if self.majority.intent(id).is_some() => Some(at),
+                Ask::Register(_) if silent => self.subject(*call, open).then_some(at),
+                Ask::Register(_) | Ask::Attest(_) | Ask::Off { .. } | Ask::Release(_) => {
+                    up.then_some(at)
+                }
+            },
             CallState::Out { since, .. } => Some(since + CALL_LIMIT),
-            CallState::Back(_) => None,
+            CallState::Heard | CallState::Back(_) => None,
         });
         let open = self.attempts.values().filter(|open| open.done.is_none());
-        calls.chain(open.map(|open| open.until)).min()
+        calls.chain(open.map(|open| open.until)).chain(self.majority.deadline()).min()
     }
+}
+
+fn fresh_nonce(rng: &mut Rng) -> Nonce {
+    Nonce(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()))
 }
 
 /// A device that answers another question than it was asked makes no sense.

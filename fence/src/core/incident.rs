@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::fence::{Ask, Intent, IntentId, Outcome, Verdict};
+use protocol::fence::{Ask, Intent, IntentId, Outcome, Role, Verdict};
 use protocol::ids::{Epoch, NodeId};
 use protocol::time::Time;
 use protocol::times;
@@ -104,7 +104,10 @@ impl Incident {
     /// ever (safety 25).
     pub(super) fn release(self, now: Time, desk: &mut Desk) {
         for intent in self.intents {
-            desk.ask(now, Ask::Release(intent));
+            // Members condemn by the clock.
+            if !desk.majority.release(intent) {
+                desk.ask(now, Ask::Release(intent));
+            }
         }
     }
 
@@ -176,8 +179,9 @@ impl Incident {
                 }
                 Some(verdict) => self.answered(now, desk, batch, call, &verdict),
                 None if now >= batch.until => {
+                    let without = desk.without_arbiter(call);
                     desk.abandon_call(call);
-                    self.too_late(desk, batch);
+                    self.too_late(desk, batch, without);
                     true
                 }
                 None => false,
@@ -185,8 +189,8 @@ impl Incident {
         }
     }
 
-    /// The arbiter has registered two incidents at a time, which it never does: nothing is done
-    /// for the later one.
+    /// Two incidents are registered at a time, which an arbiter never does, nor members who promise
+    /// what they say: nothing is done for the later one.
     fn second(
         &mut self,
         now: Time,
@@ -195,10 +199,10 @@ impl Incident {
         others: &BTreeSet<IntentId>,
         intent: IntentId,
     ) {
-        if !others.contains(&intent) {
+        if !others.contains(&intent) && !desk.majority.release(intent) {
             desk.ask(now, Ask::Release(intent));
         }
-        let why = "the arbiter lets two sides fence at the same time: nothing is done for this one";
+        let why = "two sides are let fence at the same time: nothing is done for this one";
         let (job, why) = (self.job, why.to_owned());
         desk.note(Entry::Refused { job, refusal: None, why: why.clone() });
         self.refuse(batch, |_| Outcome::Refused { why: why.clone() });
@@ -214,7 +218,9 @@ impl Incident {
     ) -> bool {
         if let Verdict::Entitled(attestation) = verdict {
             self.intents.insert(attestation.intent);
-            desk.drop_releases_before(call);
+            if attestation.role != Role::Majority {
+                desk.drop_releases_before(call);
+            }
             let (job, attestation) = (self.job, attestation.clone());
             desk.note(Entry::Attested { job, attestation });
         }
@@ -225,7 +231,7 @@ impl Incident {
                 Attested::NotYet(why) => {
                     if now >= batch.until {
                         batch.undecided = Some(why);
-                        self.too_late(desk, batch);
+                        self.too_late(desk, batch, None);
                         return true;
                     }
                     batch.undecided = Some(why);
@@ -253,8 +259,8 @@ impl Incident {
         self.refuse(batch, |_| Outcome::Refused { why: why.clone() });
     }
 
-    /// No answer means no.
-    fn too_late(&mut self, desk: &mut Desk, batch: &Batch) {
+    /// No answer means no. `without`: why the members have not given one in the arbiter's place.
+    fn too_late(&mut self, desk: &mut Desk, batch: &Batch, without: Option<String>) {
         let job = self.job;
         let seconds = Duration::as_secs(&times::FENCE_DEADLINE);
         if let Some(why) = batch.undecided.clone() {
@@ -263,7 +269,8 @@ impl Incident {
             self.refuse(batch, |_| Outcome::Refused { why: why.clone() });
         } else {
             let reason = desk.arbiter().err().map_or(String::new(), |why| format!(" ({why})"));
-            let why = format!("the arbiter has not answered within {seconds} s{reason}");
+            let without = without.map_or(String::new(), |why| format!(", and {why}"));
+            let why = format!("the arbiter has not answered within {seconds} s{reason}{without}");
             desk.note(Entry::Refused { job, refusal: None, why: why.clone() });
             self.refuse(batch, |node| Outcome::Failed { why: failure(node, &why) });
         }

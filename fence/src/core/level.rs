@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use protocol::fence::{Attestation, IntentId, Refusal, Verdict};
+use protocol::fence::{Attestation, IntentId, Refusal, Role, Verdict};
 use protocol::ids::NodeId;
 use protocol::time::Time;
 
@@ -27,6 +27,8 @@ const READ_LAST: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
     pub(super) cause: Cause,
+    /// By whom the intent was attested.
+    pub(super) role: Role,
     pub(super) intent: IntentId,
     /// Nothing is begun after this.
     pub(super) deadline: Time,
@@ -186,10 +188,10 @@ impl Level {
         }
     }
 
-    fn why_late(&self) -> String {
+    fn why_late(&self, order: &Order) -> String {
         match (&self.undecided, &self.stage) {
             (Some(why), Stage::Asking { .. }) => why.clone(),
-            (_, Stage::Asking { .. }) => "the arbiter has not answered".to_owned(),
+            (_, Stage::Asking { .. }) => unanswered(order.role).to_owned(),
             (_, Stage::Writing(_)) => "the journal's disk has not answered".to_owned(),
             (_, Stage::Look(_) | Stage::Cutting(_) | Stage::Resting { .. } | Stage::Reading(_)) => {
                 "not off in time".to_owned()
@@ -201,7 +203,7 @@ impl Level {
     fn is_late(&self, now: Time, order: &Order) -> Option<End> {
         let waits =
             matches!(self.stage, Stage::Asking { .. } | Stage::Writing(_) | Stage::Resting { .. });
-        (now >= order.deadline && waits).then(|| End::Late(self.why_late()))
+        (now >= order.deadline && waits).then(|| End::Late(self.why_late(order)))
     }
 
     /// The commands go to disk before any of them is sent.
@@ -339,6 +341,14 @@ impl Level {
             Stage::Writing(_) | Stage::Asking { .. } => Some(job),
             Stage::Resting { until, .. } => Some((*until).min(job)),
         }
+    }
+}
+
+/// Who has let the job wait for the answer before a command.
+pub(super) fn unanswered(role: Role) -> &'static str {
+    match role {
+        Role::Holder | Role::Candidate => "the arbiter has not answered",
+        Role::Majority => "more than half of all votes have not said once more that it may be",
     }
 }
 

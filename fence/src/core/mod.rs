@@ -6,12 +6,15 @@
 //! The way of a request: it is written down ([`Action::Record`]), the arbiter records the intent
 //! and says who is entitled ([`Action::Ask`]), the levels of each target are gone through (status,
 //! the arbiter again, off, read back in a fresh session), the proof is written down and told to the
-//! arbiter, and the requester hears of every step ([`Action::Tell`]).
+//! arbiter, and the requester hears of every step ([`Action::Tell`]). While no arbiter answers, the
+//! members of the requester's view are asked in its place ([`Progress::Challenge`],
+//! [`Event::Testified`]).
 
 mod attest;
 mod desk;
 mod incident;
 mod level;
+mod majority;
 mod power_job;
 mod power_on;
 mod rehearsal;
@@ -26,7 +29,9 @@ mod watchdog;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::fence::{Answer, Ask, Confirmation, IntentId, Nonce, Outcome, Progress, Request};
+use protocol::fence::{
+    Answer, Ask, Confirmation, IntentId, Nonce, Outcome, Progress, Request, Testimony,
+};
 use protocol::ids::NodeId;
 use protocol::time::Time;
 
@@ -91,6 +96,9 @@ pub enum Event {
     ArbiterUp,
     /// It is not: calls without an answer have none.
     ArbiterDown(String),
+    /// A member of a requester's view testifies; TLS has proven that it is `testimony.node`, by a
+    /// certificate that is bound to that node.
+    Testified(Box<Testimony>),
     /// A device has done what it was told, or has not.
     Device {
         /// Which command.
@@ -158,6 +166,29 @@ pub struct Config {
     pub devices: BTreeMap<DeviceName, Device>,
     /// The same device is rehearsed this often, more or less (readiness); never if it is zero.
     pub rehearse_every: Duration,
+    /// What more than half of all votes is. Without nodes, nobody but the arbiter attests.
+    pub votes: Votes,
+}
+
+/// All votes of the cluster, as its own configuration says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Votes {
+    /// Of each node.
+    pub nodes: BTreeMap<NodeId, u32>,
+    /// Of the arbiter; 0 if the cluster has no quorum device.
+    pub arbiter: u32,
+}
+
+impl Votes {
+    /// All that there are.
+    pub fn all(&self) -> u32 {
+        self.nodes.values().fold(self.arbiter, |sum, votes| sum.saturating_add(*votes))
+    }
+
+    /// These, of different nodes, are more than half of all.
+    fn are_most(&self, some: impl Iterator<Item = u32>) -> bool {
+        some.map(u64::from).sum::<u64>() * 2 > u64::from(self.all())
+    }
 }
 
 /// How one node is fenced.
@@ -304,6 +335,7 @@ impl Gateway {
             Event::Answered(answer) => self.desk.take_answer(now, *answer),
             Event::ArbiterUp => self.desk.arbiter_is_up(now),
             Event::ArbiterDown(why) => self.desk.arbiter_is_down(now, &why),
+            Event::Testified(testimony) => self.desk.testified(*testimony),
             Event::Device { attempt, result, took } => {
                 if let Some(answer) = self.desk.answered(attempt, result, took) {
                     self.rehearsals.heard(now, &answer);
@@ -317,6 +349,11 @@ impl Gateway {
             self.rehearsals.heard(now, &answer);
         }
         self.advance(now);
+    }
+
+    /// Testimonies to this nonce are waited for.
+    pub fn is_open(&self, nonce: Nonce) -> bool {
+        self.desk.majority.is_open(nonce)
     }
 
     /// The next duty, in order; `None` when all are done.
@@ -340,6 +377,7 @@ impl Gateway {
     /// Changes the configuration; jobs that run keep the one they began with.
     pub fn configure(&mut self, config: Config) {
         self.config = config;
+        self.desk.majority.configure(&self.config.votes);
         self.rehearsals.configure(&mut self.desk, &self.config);
         self.nodes.retain(|node, _| self.config.targets.contains_key(node));
     }
@@ -369,6 +407,7 @@ impl Gateway {
             self.nodes.values_mut().for_each(|memory| memory.reads_on(&device));
         }
         self.trials.retain_mut(|trial| !trial.advance(now, &mut self.desk));
+        self.tell_challenges();
     }
 
     /// True if one of them is over for a node.

@@ -21,8 +21,10 @@ use crate::journal::Entry;
 pub const REQUESTS_MAX: usize = 256;
 
 /// One requester that waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiter {
+    /// For whose side it asks.
+    requester: NodeId,
     /// What it still waits for: the node, and the job that works on it.
     remaining: BTreeMap<NodeId, u64>,
     results: BTreeMap<NodeId, Outcome>,
@@ -209,7 +211,7 @@ impl Gateway {
             }
         };
         let Some(incident) = self.incidents.get_mut(index) else { return };
-        let job = incident.job;
+        let (job, requester) = (incident.job, fence.requester);
         let entry = Entry::Requested {
             job,
             requester: fence.requester,
@@ -228,7 +230,7 @@ impl Gateway {
             let plans = new.into_iter().map(|(node, mode)| (node, (mode, plan(node)))).collect();
             incident.add(now, token, plans);
         }
-        self.wait_for(id, &targets, job);
+        self.wait_for(id, requester, &targets, job);
     }
 
     /// A registered incident has this node among its targets.
@@ -293,7 +295,7 @@ impl Gateway {
         }
         let job = remaining.values().copied().max().unwrap_or(self.last_job);
         self.tell(id, Progress::Accepted { job });
-        self.waiters.insert(id, Waiter { remaining, results: BTreeMap::new() });
+        self.waiters.insert(id, Waiter { requester, remaining, results: BTreeMap::new() });
     }
 
     fn next_job(&mut self) -> u64 {
@@ -301,10 +303,24 @@ impl Gateway {
         self.last_job
     }
 
-    fn wait_for(&mut self, id: RequestId, targets: &BTreeSet<NodeId>, job: u64) {
+    fn wait_for(&mut self, id: RequestId, requester: NodeId, targets: &BTreeSet<NodeId>, job: u64) {
         let remaining = targets.iter().map(|node| (*node, job)).collect();
-        self.waiters.insert(id, Waiter { remaining, results: BTreeMap::new() });
+        self.waiters.insert(id, Waiter { requester, remaining, results: BTreeMap::new() });
         self.tell(id, Progress::Accepted { job });
+        if let Some(challenge) = self.desk.majority.challenge(requester) {
+            self.tell(id, Progress::Challenge { challenge });
+        }
+    }
+
+    /// What the members of a requester's view are asked goes to whoever asks for that side: a node
+    /// shows it to the others, an operator's terminal does nothing with it.
+    pub(super) fn tell_challenges(&mut self) {
+        for (requester, challenge) in self.desk.majority.take_news() {
+            for (id, _) in self.waiters.iter().filter(|(_, w)| w.requester == requester) {
+                let progress = Progress::Challenge { challenge: challenge.clone() };
+                self.desk.act(Action::Tell { id: *id, progress });
+            }
+        }
     }
 
     fn tell(&mut self, id: RequestId, progress: Progress) {

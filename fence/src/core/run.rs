@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::fence::{
-    Ask, Attestation, How, IntentId, Outcome, Progress, Proof, Refusal, Verdict,
+    Ask, Attestation, How, IntentId, Outcome, Progress, Proof, Refusal, Role, Verdict,
 };
 use protocol::ids::{BootId, NodeId};
 use protocol::time::Time;
@@ -13,7 +13,7 @@ use protocol::times;
 
 use super::attest::{self, Attested, attest, attest_soon, judge};
 use super::desk::{CallId, Cause, Desk};
-use super::level::{End, Level, Order};
+use super::level::{End, Level, Order, unanswered};
 use super::power_on::PowerOn;
 use super::round::{Outlet, Round};
 use super::watchdog::Watchdog;
@@ -161,6 +161,9 @@ pub(super) struct Run {
     deadline: Time,
     intent: IntentId,
     boot: BootId,
+    /// When the intent was registered, and by whom: the arbiter, or members in its place.
+    registered_at: Time,
+    role: Role,
     /// What each level said.
     said: Vec<String>,
     /// The levels that were sent a command: they need power again.
@@ -190,6 +193,8 @@ impl Run {
             deadline,
             intent: IntentId::default(),
             boot: BootId::default(),
+            registered_at: now,
+            role: Role::Holder,
             said: Vec::new(),
             commanded: BTreeSet::new(),
             off: BTreeSet::new(),
@@ -230,6 +235,7 @@ impl Run {
     /// The arbiter has registered the intent, first or again.
     pub(super) fn registered(&mut self, now: Time, desk: &mut Desk, attestation: &Attestation) {
         self.intent = attestation.intent;
+        (self.registered_at, self.role) = (now, attestation.role);
         self.forgotten = false;
         self.registrations += 1;
         self.learn(attestation);
@@ -279,7 +285,7 @@ impl Run {
 
     /// One step; false if there is nothing to do until something happens.
     fn advance_once(&mut self, now: Time, desk: &mut Desk) -> bool {
-        let order = Order { cause: self.cause, intent: self.intent, deadline: self.deadline };
+        let order = self.order();
         match &mut self.phase {
             Phase::Waiting | Phase::Over => false,
             Phase::Delay(until) => {
@@ -347,6 +353,11 @@ impl Run {
         }
     }
 
+    fn order(&self) -> Order {
+        let Self { cause, intent, role, deadline, .. } = *self;
+        Order { cause, role, intent, deadline }
+    }
+
     /// In words, for whoever waits.
     fn step(&mut self, text: String) {
         self.news.push(Progress::Step { node: Some(self.cause.node), text });
@@ -374,7 +385,7 @@ impl Run {
 
     /// Begins the level of this index, or ends when there is none.
     fn next_level(&mut self, now: Time, desk: &mut Desk, index: usize) {
-        let order = Order { cause: self.cause, intent: self.intent, deadline: self.deadline };
+        let order = self.order();
         match self.plan.steps.get(index).cloned() {
             None => self.all_failed(desk),
             Some(Step::Watchdog((name, kind))) => {
@@ -475,7 +486,7 @@ impl Run {
     ) -> bool {
         let Some(verdict) = verdict else {
             if now >= self.deadline {
-                self.fail(desk, "the arbiter has not answered in time");
+                self.fail(desk, unanswered(self.role));
                 return true;
             }
             return false;
@@ -484,6 +495,10 @@ impl Run {
             Attested::Yes(attestation) => {
                 attest::note(desk, self.cause, &attestation);
                 self.learn(&attestation);
+                if self.is_heard(now, &attestation) {
+                    self.refused(desk, Refusal::Heard(self.cause.node));
+                    return true;
+                }
                 if let Mode::Confirm { by, why } = self.mode.clone() {
                     self.prove(now, desk, How::Manual { by, why }, now);
                 }
@@ -493,15 +508,26 @@ impl Run {
                 return false;
             }
             Attested::Forgotten => self.register_again(desk),
-            Attested::No(refusal) => {
-                let why = super::text::clean(&refusal.to_string());
-                let (job, refusal) = (self.cause.job, Some(refusal));
-                desk.note(Entry::Refused { job, refusal, why: why.clone() });
-                self.end(desk, Outcome::Refused { why });
-            }
+            Attested::No(refusal) => self.refused(desk, refusal),
             Attested::Nonsense(why) => self.fail(desk, &why),
         }
         true
+    }
+
+    fn refused(&mut self, desk: &mut Desk, refusal: Refusal) {
+        let why = super::text::clean(&refusal.to_string());
+        let (job, refusal) = (self.cause.job, Some(refusal));
+        desk.note(Entry::Refused { job, refusal, why: why.clone() });
+        self.end(desk, Outcome::Refused { why });
+    }
+
+    /// Members say themselves that they have heard the node since, where an arbiter would when it
+    /// is told of the proof (safety 28).
+    fn is_heard(&self, now: Time, attestation: &Attestation) -> bool {
+        let record = attestation.targets.get(&self.cause.node);
+        let silent = record.and_then(|record| record.silent_ms).map(Duration::from_millis);
+        let since = now.since(self.registered_at);
+        attestation.role == Role::Majority && silent.is_some_and(|silent| silent < since)
     }
 
     /// It is off: that goes to disk, and then to the arbiter.
@@ -521,6 +547,14 @@ impl Run {
     fn tell_arbiter(&mut self, now: Time, desk: &mut Desk) {
         self.deadline = self.deadline.max(now + TELLING);
         let (Some(proof), Some((_, sent))) = (self.proof(now), self.proof.clone()) else { return };
+        if self.role == Role::Majority {
+            // It has recorded no such intent, and waits for the bound that it knows of.
+            let Cause { job, node } = self.cause;
+            desk.note(Entry::Untold { job, node });
+            self.news.push(Progress::Off { proof: proof.clone() });
+            self.go_on_after(desk, proof);
+            return;
+        }
         let ask = Ask::Off { intent: self.intent, proof };
         self.phase = Phase::Telling(desk.ask_at(now, now, ask, Some(sent)));
     }

@@ -108,7 +108,12 @@ impl Gateway {
     fn alarms(&self) -> Vec<String> {
         let mut alarms = Vec::new();
         if let Err(why) = self.desk.arbiter() {
-            alarms.push(format!("the arbiter is not connected, so nobody can be fenced: {why}"));
+            let whom = if self.desk.majority.is_possible_for_some() {
+                "only for a side that has more than half of all votes without it can power be cut"
+            } else {
+                "nobody can be fenced"
+            };
+            alarms.push(format!("the arbiter is not connected, so {whom}: {why}"));
         }
         if self.desk.journal_fails() {
             alarms.push(

@@ -1,6 +1,6 @@
 //! What the doors (HTTPS, the local socket, the metrics' port) ask the daemon.
 
-use protocol::fence::{Confirmation, GatewayStatus, Outcome, Progress, Request};
+use protocol::fence::{Confirmation, GatewayStatus, Outcome, Progress, Request, Testimony};
 use protocol::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,7 +34,12 @@ impl Wish {
 /// A question, and where the answer goes.
 #[derive(Debug)]
 pub(super) enum Query {
-    Wish { wish: Wish, progress: mpsc::Sender<Progress> },
+    Wish {
+        wish: Wish,
+        progress: mpsc::Sender<Progress>,
+    },
+    /// Whether testimonies to its challenge are waited for.
+    Testify(Box<Testimony>, oneshot::Sender<bool>),
     Status(oneshot::Sender<GatewayStatus>),
     Metrics(oneshot::Sender<String>),
 }
@@ -57,6 +62,13 @@ impl Desk {
         // A daemon that has ended drops the sender, and with it ends the stream.
         let _ = self.0.send(Query::Wish { wish, progress }).await;
         received
+    }
+
+    /// Hears a member's testimony; false if nobody waits for it, `None` as below.
+    pub(super) async fn testify(&self, testimony: Testimony) -> Option<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Query::Testify(Box::new(testimony), answer)).await.ok()?;
+        answered.await.ok()
     }
 
     /// The snapshot; `None` when the daemon is about to end.

@@ -3,12 +3,17 @@
 
 use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::error;
 
 use crate::core::Token;
 use crate::journal::{Entry, Journal};
+
+/// A disk that has not answered for this long is said to be stalled.
+const STALL: Duration = Duration::from_secs(2);
 
 /// What became of a batch of writes.
 #[derive(Debug)]
@@ -26,6 +31,10 @@ pub(super) struct Disk {
     results: mpsc::UnboundedReceiver<Stored>,
     thread: JoinHandle<()>,
     pending: usize,
+    /// Since when nothing has come back, while something should.
+    quiet_since: Instant,
+    /// That it is stalled was said.
+    said: bool,
 }
 
 impl Disk {
@@ -41,12 +50,15 @@ impl Disk {
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || write_all(journal, &work, &answers))?;
-        Ok(Self { jobs, results, thread, pending: 0 })
+        Ok(Self { jobs, results, thread, pending: 0, quiet_since: Instant::now(), said: false })
     }
 
     /// Queues an entry; its [`Stored`] comes later. False: there is no journal any more.
     pub(super) fn store(&mut self, token: Token, entry: Entry) -> bool {
         let queued = self.jobs.send((token, entry)).is_ok();
+        if !self.is_busy() {
+            self.quiet_since = Instant::now();
+        }
         self.pending += usize::from(queued);
         queued
     }
@@ -56,6 +68,7 @@ impl Disk {
         match self.results.recv().await {
             Some(stored) => {
                 self.pending = self.pending.saturating_sub(stored.tokens.len());
+                self.quiet_since = Instant::now();
                 stored
             }
             None => std::future::pending().await,
@@ -65,6 +78,21 @@ impl Disk {
     /// Some writes have no result yet.
     pub(super) fn is_busy(&self) -> bool {
         self.pending > 0
+    }
+
+    /// Says once that the disk is stalled: a request that waits for it says so only at its end.
+    pub(super) fn look(&mut self) {
+        let stalled = self.stalled().is_some();
+        if stalled && !self.said {
+            error!("no node can be fenced: the journal's disk does not answer");
+        }
+        self.said = stalled;
+    }
+
+    /// For how long the disk has not answered, if that is too long.
+    pub(super) fn stalled(&self) -> Option<Duration> {
+        let quiet = self.quiet_since.elapsed();
+        (self.is_busy() && quiet >= STALL).then_some(quiet)
     }
 
     /// Ends the thread, which closes the journal.

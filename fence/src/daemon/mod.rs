@@ -13,10 +13,12 @@
 //! * [`setup`]: from options, file, certificates and passwords to what the daemon runs with.
 //! * [`web`], [`local`]: the doors; [`desk`]: what they ask.
 //! * [`arbiter`]: the session with the arbiter.
-//! * [`switch`]: one power switch, whatever its kind; [`known`]: who answered there first.
+//! * [`switch`]: one power switch, whatever its kind; [`known`]: who answered there first;
+//!   [`agents`]: what the programs among them can do.
 //! * [`disk`], [`history`]: the journal, written and read.
 //! * [`numbers`]: what is counted.
 
+mod agents;
 mod arbiter;
 mod desk;
 mod disk;
@@ -54,6 +56,7 @@ use crate::config::value::Endpoint;
 use crate::core::{Action, AttemptId, DeviceName, Event, Gateway, RequestId};
 use crate::device::{Command, DeviceError, Seen};
 use crate::journal::Journal;
+use agents::Agents;
 use arbiter::{Link, Report};
 use desk::{Desk, Query, Wish};
 use disk::{Disk, Stored};
@@ -227,6 +230,7 @@ struct Daemon {
     gateway: Gateway,
     known: Known,
     switches: BTreeMap<DeviceName, Switch>,
+    agents: Agents,
     commands: JoinSet<Commanded>,
     disk: Disk,
     /// Why the last entry could not be stored.
@@ -304,6 +308,7 @@ impl Daemon {
             clock,
             gateway,
             known,
+            agents: Agents::of(&settings, &switches),
             switches,
             commands: JoinSet::new(),
             disk: Disk::start(journal).context("cannot start the journal's thread")?,
@@ -375,6 +380,8 @@ impl Daemon {
             },
             Happening::Time => {}
         }
+        self.disk.look();
+        self.agents.look();
         if self.keys_due <= Instant::now() {
             self.look_at_keys();
         }
@@ -472,7 +479,12 @@ impl Daemon {
     fn asked(&mut self, query: Query) {
         match query {
             Query::Wish { wish, progress } => self.wished(wish, progress),
-            // Who asked and left needs no answer.
+            Query::Testify(testimony, answer) => {
+                // Who asked and left needs no answer.
+                let _ = answer.send(self.gateway.is_open(testimony.nonce));
+                self.tell(Event::Testified(testimony));
+            }
+            // The same here.
             Query::Status(answer) => drop(answer.send(self.status())),
             Query::Metrics(answer) => {
                 let status = self.status();
@@ -534,6 +546,11 @@ impl Daemon {
         let mut status = self.gateway.status(now);
         let disk = self.disk_trouble.iter().map(|text| format!("no node can be fenced: {text}"));
         status.alarms.extend(disk);
+        status.alarms.extend(self.disk.stalled().map(|quiet| {
+            let seconds = quiet.as_secs();
+            format!("no node can be fenced: the journal's disk has not answered for {seconds} s")
+        }));
+        status.alarms.extend(self.agents.alarms().iter().cloned());
         status.alarms.extend(self.config_trouble.clone());
         status.alarms.extend(self.tls_trouble.clone());
         status.alarms.extend(self.warnings.iter().cloned());
@@ -654,6 +671,7 @@ impl Daemon {
             }
         }
         self.switches = switches;
+        self.agents = Agents::of(&setup.settings, &self.switches);
         self.places = setup.places;
         if self.link.target != self.places.arbiter {
             self.links_made += 1;

@@ -75,7 +75,7 @@ impl Numbers {
         }
         text.head("alarms", "gauge", "Standing alarms; each is a line of the status.");
         text.line("alarms", &[], status.alarms.len() as u64);
-        text.head("arbiter_connected", "gauge", "The arbiter answers; without it nothing is cut.");
+        text.head("arbiter_connected", "gauge", "The arbiter answers, and decides who may fence.");
         text.line("arbiter_connected", &[], u64::from(arbiter_connected));
         text.head("requests_total", "counter", "Requests, confirmations and rehearsals that came.");
         text.line("requests_total", &[], self.wishes);

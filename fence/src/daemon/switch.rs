@@ -78,6 +78,22 @@ impl Switch {
         self.settings.kind.reaches().unwrap_or_default()
     }
 
+    /// The program, where it is one.
+    pub(super) fn program(&self) -> Option<&Path> {
+        match &self.settings.kind {
+            Kind::Agent(agent) => Some(&agent.program),
+            Kind::Ipmi(_) | Kind::Redfish(_) | Kind::Watchdog { .. } => None,
+        }
+    }
+
+    /// What the program says it can do; `None` if there is none, or it says nothing of the kind.
+    pub(super) async fn actions(&self, limit: Duration) -> Option<agent::Actions> {
+        match &*self.client {
+            Client::Agent(agent) => agent.actions(limit).await.ok(),
+            Client::Ipmi(_) | Client::Redfish(_) => None,
+        }
+    }
+
     /// Keeps what the old one has learned, if it is the same device.
     pub(super) fn or_same(self, old: Option<&Self>) -> Self {
         match old {

@@ -210,6 +210,7 @@ fn router(rooms: Rooms) -> Router {
     Router::new()
         .route("/v1/fence", post(fence))
         .route("/v1/confirm", post(confirm))
+        .route("/v1/attest", post(attest))
         .route("/v1/test/{node}", post(test))
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
@@ -280,6 +281,29 @@ async fn confirm(
     let said: protocol::fence::Confirmation = read(request).await?;
     admit(&peer, &rooms, Some(said.requester))?;
     Ok(stream(rooms.desk.wish(Wish::Confirm(said)).await))
+}
+
+/// A member speaks for itself, and its certificate says which it is: one that all nodes share, or
+/// an operator's, proves nothing here.
+async fn attest(
+    State(rooms): State<Rooms>,
+    Extension(peer): Extension<Arc<Identity>>,
+    request: Request,
+) -> Result<StatusCode, Refusal> {
+    let testimony: protocol::fence::Testimony = read(request).await?;
+    admit(&peer, &rooms, Some(testimony.node))?;
+    if peer.node.is_none() {
+        let text = "a testimony takes a certificate that is bound to its node: issue one with \
+                    \"haguard certs node\"";
+        return Err(Refusal(StatusCode::FORBIDDEN, text.to_owned()));
+    }
+    match rooms.desk.testify(testimony).await.ok_or_else(stopping)? {
+        true => Ok(StatusCode::ACCEPTED),
+        false => {
+            let text = "no such challenge is open here".to_owned();
+            Err(Refusal(StatusCode::NOT_FOUND, text))
+        }
+    }
 }
 
 async fn test(

@@ -56,6 +56,14 @@ fn attested(job: u64) -> Entry {
     Entry::Attested { job, attestation }
 }
 
+/// By members, in the arbiter's place.
+fn attested_by_members(job: u64) -> Entry {
+    let Entry::Attested { mut attestation, .. } = attested(job) else { unreachable!() };
+    attestation.role = Role::Majority;
+    attestation.intent.serial = 8;
+    Entry::Attested { job, attestation }
+}
+
 fn attempt(job: u64, node: u32) -> Entry {
     let device = "ipmi".to_owned();
     Entry::Attempt { job, node: NodeId(node), device, command: Command::Off }
@@ -92,6 +100,7 @@ fn all() -> Vec<Entry> {
             boot: BootId(u128::MAX),
             how: How::Manual { by: "ada".to_owned(), why: "seen".to_owned() },
         },
+        Entry::Untold { job, node },
         ended(3, 2),
         Entry::Released { intent: IntentId::default() },
         Entry::Started { open: 2 },
@@ -112,14 +121,14 @@ fn what_is_written_is_read_again() {
         .expect("it can be read")
         .map(|record| record.map(|record| (record.seq, record.time_ms)).expect("a good record"))
         .collect();
-    assert_eq!((times[0], times[10]), ((1, 1000), (11, 2000)));
+    assert_eq!((times[0], times[11]), ((1, 1000), (12, 2000)));
     let summary = verify(&place.file()).expect("a good chain");
     assert_eq!(
         (summary.records, summary.from_unix_ms, summary.to_unix_ms),
-        (11, Some(1000), Some(2000))
+        (12, Some(1000), Some(2000))
     );
     assert_eq!((summary.hash.len(), summary.torn_bytes), (64, 0));
-    assert!(summary.to_string().starts_with("the chain of 11 records is whole"), "{summary}");
+    assert!(summary.to_string().starts_with("the chain of 12 records is whole"), "{summary}");
 }
 
 #[test]
@@ -136,6 +145,8 @@ fn open_jobs_are_remembered_with_what_may_have_been_done() {
         Entry::Released { intent: released },
         requested(2, &[2, 3]),
         attested(2),
+        // No arbiter has heard of this one, so none is asked to release it.
+        attested_by_members(2),
         attempt(2, 3),
         ended(2, 2),
         // Another requester joins: what is known of the job stays.
@@ -373,4 +384,20 @@ fn a_full_disk_is_an_error_and_later_lines_fit_the_chain() {
     assert_eq!(journal.tail.storage_mut().cuts, 1);
     fs::write(place.file(), &journal.tail.storage_mut().file).expect("written");
     assert_eq!(entries(&place), [requested(1, &[2]), ended(1, 2)]);
+}
+
+/// The time of day is written down for people, and decides nothing.
+#[test]
+fn a_time_of_day_that_jumps_back_and_ahead_leaves_the_journal_whole_and_remembered() {
+    let place = Place::new("clock");
+    let year = 31_536_000_000_u64;
+    let (mut journal, _) = Journal::open(&place.0, 50 * year).expect("a new journal");
+    for unix_ms in [50 * year, 0, 80 * year, 49 * year] {
+        journal.append(&[Entry::Started { open: 0 }], unix_ms).expect("written");
+    }
+    drop(journal);
+    let summary = verify(&place.file()).expect("whole");
+    assert_eq!(summary.records, 4);
+    let (_, memory) = place.open();
+    assert_eq!((memory.open.len(), memory.last_job), (0, 0));
 }

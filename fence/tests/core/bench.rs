@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fence::core::{
-    Action, Config, Delay, Device, Event, Gateway, Kind, Level, Memory, RequestId, Target,
+    Action, Config, Delay, Device, Event, Gateway, Kind, Level, Memory, RequestId, Target, Votes,
 };
 use fence::device::{Command, DeviceError, Power, Seen};
 use fence::journal::Entry;
@@ -93,6 +93,8 @@ pub(crate) enum Fact {
 }
 
 pub(crate) struct Bench {
+    /// What the nodes take for all votes.
+    pub(crate) votes: Votes,
     pub(crate) gateway: Gateway,
     pub(crate) now: Time,
     pub(crate) switches: BTreeMap<String, Switch>,
@@ -159,6 +161,7 @@ impl Bench {
         let switches =
             config.devices.keys().map(|name| (name.clone(), Switch::default())).collect();
         let mut bench = Self {
+            votes: config.votes.clone(),
             gateway: Gateway::new(Time::ZERO, config, memory, seed),
             now: Time::ZERO,
             switches,
@@ -201,6 +204,7 @@ impl Bench {
             | Event::Abandoned(_)
             | Event::ArbiterUp
             | Event::ArbiterDown(_)
+            | Event::Testified(_)
             | Event::Device { .. }
             | Event::Recorded(_)
             | Event::RecordFailed(_)

@@ -3,9 +3,11 @@
 mod bench;
 
 mod arbiter;
+mod clock;
 mod confirm;
 mod duel;
 mod levels;
+mod majority;
 mod readiness;
 mod requests;
 mod restart;

@@ -108,10 +108,11 @@ impl Site {
         fs::write(self.path(&format!("{name}.power")), "on\n").unwrap();
     }
 
-    /// What an agent was told, without its rehearsals.
+    /// What an agent was told, without its rehearsals, and what it is asked about itself.
     pub(crate) fn told(&self, name: &str) -> Vec<String> {
         let log = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-        log.lines().filter(|line| *line != "monitor").map(str::to_owned).collect()
+        let told = log.lines().filter(|line| !matches!(*line, "monitor" | "metadata"));
+        told.map(str::to_owned).collect()
     }
 
     /// How often an agent was told to do this.

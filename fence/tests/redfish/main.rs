@@ -9,6 +9,7 @@
 
 mod bmc;
 mod certificates;
+mod emulator;
 mod lies;
 mod power;
 mod sessions;

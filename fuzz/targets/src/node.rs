@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use node::core::{Action, Config, Event, Identity, Node, Stored};
 use protocol::cluster::{Accepted, Answer, Beat, Installed, KnownOff, OffBy, Placement, Proposal};
-use protocol::fence::{How, Outcome, Proof};
+use protocol::fence::{Challenge, How, Nonce, Outcome, Proof};
 use protocol::ids::{BootId, Epoch, InstanceId, NodeId};
 use protocol::status::QuorumState;
 use protocol::time::Time;
@@ -140,11 +140,12 @@ impl World {
             let why = "no".to_owned();
             if tape.flag() { Outcome::Failed { why } } else { Outcome::Refused { why } }
         };
-        self.tell(match tape.below(5) {
+        self.tell(match tape.below(6) {
             0 => Event::Gateway { configured: tape.byte() < 224 },
             1 => Event::FenceProof { proof },
             2 => Event::FenceProgress { node: Some(node), text: "cutting".to_owned() },
             3 => Event::FenceEnded { result: Ok([(node, no(tape))].into()) },
+            4 => Event::Challenged(challenge(tape)),
             _ => Event::FenceEnded { result: Err("no answer".to_owned()) },
         });
     }
@@ -232,6 +233,13 @@ impl World {
             Action::Fence { targets, .. } => {
                 assert!(!targets.is_empty() && !targets.contains(&NodeId(1)), "{targets:?}");
             }
+            Action::Testify(said) => {
+                let whole = said.quorate && self.node.state(self.now) == QuorumState::Quorate;
+                assert!(whole || said.targets.is_empty(), "it condemns without quorum");
+                let known = |node: &NodeId| (1..=NODES).contains(&node.0);
+                let apart = |node: &NodeId| known(node) && !said.members.contains(node);
+                assert!(said.targets.keys().all(apart), "{said:?}");
+            }
             Action::Host(_) | Action::Entitle { .. } | Action::StopService => {}
         }
     }
@@ -239,6 +247,7 @@ impl World {
 
 fn any_beat(tape: &mut Tape<'_>, from: NodeId) -> Beat {
     let members = |tape: &mut Tape<'_>| words::node_set(tape).into_iter().take(16).collect();
+    let rare = tape.byte();
     Beat {
         from,
         instance: InstanceId(u64::from(from.0) << 8 | u64::from(tape.byte() / 192)),
@@ -262,8 +271,15 @@ fn any_beat(tape: &mut Tape<'_>, from: NodeId) -> Beat {
         placing: tape.maybe(placement),
         running: tape.flag(),
         leaving: tape.byte() >= 192,
-        off: if tape.byte() < 224 { Vec::new() } else { vec![known_off(tape)] },
+        off: if rare < 224 { Vec::new() } else { vec![known_off(tape)] },
+        challenge: (rare >= 192).then(|| challenge(tape)),
     }
+}
+
+fn challenge(tape: &mut Tape<'_>) -> Challenge {
+    let nonce = Nonce(u128::from(tape.byte() % 4));
+    let targets = (0..tape.below(3)).map(|_| NodeId(1 + u32::from(tape.byte() % 4))).collect();
+    Challenge { nonce, targets }
 }
 
 fn known_off(tape: &mut Tape<'_>) -> KnownOff {

@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, default_value_t = 2, value_name = "N",
           value_parser = clap::value_parser!(u32).range(2..=5))]
     nodes: u32,
-    /// With a model beside the nodes, which are two then, or under them
+    /// With something beside the nodes, which are two then, or under them
     #[arg(long, value_enum, conflicts_with = "nodes")]
     with: Option<With>,
     /// Run this scenario instead, and tell what happens
@@ -83,7 +83,7 @@ pub struct Options {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum With {
-    /// A fence gateway and power switches, as a model
+    /// The fencing gateway, and power switches
     Gateway,
     /// A third node that comes with a new configuration, as a model
     Configuration,

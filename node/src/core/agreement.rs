@@ -38,9 +38,14 @@ pub(super) struct Agreement {
 }
 
 impl Agreement {
-    pub(super) fn announced_proposal(&self, durable: &Stored) -> Option<Proposal> {
+    pub(super) fn announced_proposal(&self, durable: &Stored) -> Option<&Proposal> {
         let (proposal, _) = self.proposal.as_ref()?;
-        (durable.ring_seq >= proposal.id.ring.seq).then(|| proposal.clone())
+        (durable.ring_seq >= proposal.id.ring.seq).then_some(proposal)
+    }
+
+    /// No other view is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.proposal.is_none() && self.accepted.is_none() && self.installing.is_none()
     }
 
     pub(super) fn accepted(&self, durable: &Stored) -> Option<Accepted> {

@@ -9,9 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::cluster::{Beat, KnownOff, OffBy};
+use protocol::cluster::{KnownOff, OffBy};
 use protocol::fence::{How, Outcome, Proof};
-use protocol::ids::{BootId, Epoch, NodeId};
+use protocol::ids::{BootId, Epoch, NodeId, ViewId};
 use protocol::status::QuorumState;
 use protocol::time::Time;
 use protocol::times;
@@ -134,6 +134,14 @@ impl Fencing {
     pub(super) fn wakes(&self) -> Option<Time> {
         self.again
     }
+
+    /// Fills in the ages of what a beat says.
+    pub(super) fn age(&self, now: Time, known: &mut [KnownOff]) {
+        for known in known {
+            let sent = self.off.get(&known.node).map_or(now, |off| off.sent);
+            known.sent_ms = u32::try_from(now.since(sent).as_millis()).unwrap_or(u32::MAX);
+        }
+    }
 }
 
 impl Node {
@@ -145,6 +153,7 @@ impl Node {
             self.fencing.wanted = None;
             self.fencing.failed.clear();
             self.fencing.hurry();
+            self.job_is_over();
         }
     }
 
@@ -158,6 +167,9 @@ impl Node {
             fencing.wanted = None;
             fencing.last.clear();
             fencing.hurry();
+            if fencing.asked.is_none() {
+                self.job_is_over();
+            }
             return;
         }
         let since = *fencing.wanted.get_or_insert(now);
@@ -184,6 +196,11 @@ impl Node {
         self.actions.push_back(Action::Fence { targets, epoch });
     }
 
+    /// A request is open.
+    pub(super) fn is_asking(&self) -> bool {
+        self.fencing.asked.is_some()
+    }
+
     /// The lowest member asks; the others only after it has got nowhere, one after the other.
     fn is_turn(&self, now: Time, since: Time) -> bool {
         let before = self.members().iter().position(|node| *node == self.config.node);
@@ -199,8 +216,8 @@ impl Node {
     fn to_fence(&self, now: Time) -> BTreeSet<NodeId> {
         let current = self.current.as_ref().filter(|ballot| !ballot.left);
         let current = current.filter(|_| self.fencing.gateway && !self.leaving);
-        let outside = current.into_iter().flat_map(|ballot| self.outside(ballot));
-        outside.filter(|node| self.may_run_something(now, *node)).collect()
+        let Some(ballot) = current else { return BTreeSet::new() };
+        self.outside(ballot).filter(|node| self.may_run_something(now, *node)).collect()
     }
 
     /// A node outside the view may run something, and waiting would not help.
@@ -240,16 +257,21 @@ impl Node {
     }
 
     /// A member of the view says so, in its beat.
-    pub(super) fn hear_off(&mut self, now: Time, beat: &Beat) {
+    pub(super) fn hear_off(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        named: Option<ViewId>,
+        off: &[KnownOff],
+    ) {
         let current = self.current.as_ref().filter(|ballot| !ballot.left);
         let ours = |ballot: &&super::quorum::Ballot| {
-            let named = beat.view.as_ref().map(|view| view.id);
-            named == Some(ballot.installed.id) && ballot.installed.members.contains(&beat.from)
+            named == Some(ballot.installed.id) && ballot.installed.members.contains(&from)
         };
         if current.filter(ours).is_none() {
             return;
         }
-        for known in &beat.off {
+        for known in off {
             let KnownOff { node, boot, by, sent_ms, epoch } = *known;
             let sent = now - Duration::from_millis(u64::from(sent_ms));
             if !self.is_off(node) {
@@ -284,7 +306,7 @@ impl Node {
         let boot = peer.beat.as_ref().map(|beat| beat.boot);
         let same = off.boot != BootId(0) && boot == Some(off.boot) && off.sent >= *lost;
         let entitled = self.outside_since.get(&node).is_some_and(|since| off.sent >= *since);
-        let entitled = entitled || self.state(now) == QuorumState::Inquorate;
+        let entitled = entitled || self.judge(now) == QuorumState::Inquorate;
         (quiet || same) && (entitled || !self.is_newer_than(off))
     }
 
@@ -344,6 +366,7 @@ impl Node {
         result: Result<BTreeMap<NodeId, Outcome>, String>,
     ) {
         if let Ok(outcomes) = &result {
+            self.job_is_over();
             for proof in outcomes.values().filter_map(Outcome::proof) {
                 self.proven_off(now, proof);
             }
@@ -390,21 +413,11 @@ impl Node {
     }
 
     /// For the beat; the ages are filled in when it is sent.
-    pub(super) fn known_off(&self) -> Vec<KnownOff> {
-        let all = self.fencing.off.iter();
-        let all = all.map(|(node, off)| {
+    pub(super) fn known_off(&self) -> impl Iterator<Item = KnownOff> {
+        self.fencing.off.iter().map(|(node, off)| {
             let Off { boot, by, epoch, .. } = *off;
             KnownOff { node: *node, boot, by, sent_ms: 0, epoch }
-        });
-        all.collect()
-    }
-
-    /// Fills in the ages.
-    pub(super) fn age_off(&self, now: Time, known: &mut [KnownOff]) {
-        for known in known {
-            let sent = self.fencing.off.get(&known.node).map_or(now, |off| off.sent);
-            known.sent_ms = u32::try_from(now.since(sent).as_millis()).unwrap_or(u32::MAX);
-        }
+        })
     }
 
     /// How it is known that a node is off, for people.

@@ -1,6 +1,6 @@
 //! Who is in two-way contact, and with whom a view could be formed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::cluster::{Answer, Beat};
@@ -27,7 +27,7 @@ struct Lent {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
     /// Its newest beat.
-    pub(super) beat: Option<Beat>,
+    pub(super) beat: Option<Box<Beat>>,
     /// When that came.
     pub(super) heard_at: Time,
     /// When the newest of my beats that it has answered was sent.
@@ -38,10 +38,12 @@ pub(super) struct Peer {
     pub(super) removed: bool,
     /// It did not answer in view agreement; left out of targets until then.
     pub(super) snubbed_until: Time,
+    /// This node has said, to whoever asked, that it will be in no view with it until then.
+    pub(super) condemned: Option<(Time, NodeId)>,
     /// Since when it names another view than the one it shares with this node.
     pub(super) astray_since: Option<Time>,
-    /// By view: what it has lent.
-    votes: BTreeMap<ViewId, Lent>,
+    /// What it has lent, by view: a few.
+    votes: Vec<(ViewId, Lent)>,
     /// It may count this node's vote until then.
     pub(super) promised_until: Time,
     /// Its last word was that it leaves and that nothing of the service is left on it. True only
@@ -66,7 +68,7 @@ impl Peer {
         me: NodeId,
         digest: u64,
         sent: Option<Time>,
-        beat: Beat,
+        beat: Box<Beat>,
     ) {
         self.heard_at = now;
         self.left_cleanly = beat.leaving && !beat.running;
@@ -101,39 +103,47 @@ impl Peer {
     }
 
     fn is_willing(&self, now: Time) -> bool {
-        self.is_settled(now) && now >= self.snubbed_until
+        let condemned = self.condemned.is_some_and(|(until, _)| now < until);
+        self.is_settled(now) && now >= self.snubbed_until && !condemned
     }
 
     fn lend(&mut self, view: ViewId, sent: Time, free: bool) {
-        let lent = self.votes.entry(view).or_insert(Lent { kept: sent, free: None });
+        let mut known = self.votes.iter_mut().filter(|(id, _)| *id == view);
+        let Some((_, lent)) = known.next() else {
+            self.votes.push((view, Lent { kept: sent, free: free.then_some(sent) }));
+            if self.votes.len() > VIEWS_REMEMBERED {
+                let oldest = self.votes.iter().min_by_key(|(id, lent)| (lent.kept, *id));
+                let oldest = oldest.map(|(id, _)| *id);
+                self.votes.retain(|(id, _)| Some(*id) != oldest);
+            }
+            return;
+        };
         lent.kept = lent.kept.max(sent);
         if free {
             lent.free = lent.free.max(Some(sent));
         }
-        if self.votes.len() > VIEWS_REMEMBERED {
-            let oldest = self.votes.iter().min_by_key(|(_, lent)| lent.kept);
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.votes.remove(&id);
-            }
-        }
+    }
+
+    fn lent(&self, view: ViewId) -> Option<&Lent> {
+        self.votes.iter().find(|(id, _)| *id == view).map(|(_, lent)| lent)
     }
 
     /// Until when its vote counts in a view.
     pub(super) fn vote_until(&self, view: ViewId) -> Option<Time> {
-        let free = self.votes.get(&view).and_then(|lent| lent.free);
+        let free = self.lent(view).and_then(|lent| lent.free);
         free.map(|sent| sent + times::PEER_LEASE)
     }
 
     /// Until when its vote, free or not, is kept out of every view without this node.
     pub(super) fn kept_until(&self, view: ViewId) -> Option<Time> {
-        self.votes.get(&view).map(|lent| lent.kept + times::PEER_LEASE)
+        self.lent(view).map(|lent| lent.kept + times::PEER_LEASE)
     }
 
     /// When these two end.
-    pub(super) fn vote_times(&self, view: ViewId) -> impl Iterator<Item = Time> {
-        let lent = self.votes.get(&view);
-        let sent = lent.into_iter().flat_map(|lent| lent.free.into_iter().chain([lent.kept]));
-        sent.map(|sent| sent + times::PEER_LEASE)
+    pub(super) fn vote_times(&self, view: ViewId) -> (Option<Time>, Option<Time>) {
+        let lent = self.lent(view);
+        let ends = |sent: Time| sent + times::PEER_LEASE;
+        (lent.and_then(|lent| lent.free).map(ends), lent.map(|lent| ends(lent.kept)))
     }
 
     /// From this answer on it may count this node's vote for as long as its lease lasts; the
@@ -156,9 +166,9 @@ impl Peer {
 impl Node {
     /// Peers with whom a view could be formed, as the beats tell them. A snub is told too: who is
     /// not going to accept is not proposed to.
-    pub(super) fn settled(&self, now: Time) -> Vec<NodeId> {
-        let settled = self.peers.iter().filter(|(_, peer)| peer.is_willing(now));
-        settled.map(|(node, _)| *node).collect()
+    pub(super) fn settled(&self, now: Time) -> impl Iterator<Item = NodeId> {
+        let settled = self.peers.iter().filter(move |(_, peer)| peer.is_willing(now));
+        settled.map(|(node, _)| *node)
     }
 
     /// Notes lost contacts, members that have gone astray, and what peers announce.

@@ -8,6 +8,7 @@
 //! * `memory`: what a node does whose disk knows no epoch (rule S4).
 //! * `quorum`: whose votes count until when; QUORATE, FROZEN, INQUORATE (rule S1).
 //! * `fencing`: whose power must be cut, and what proves that it was (rules S6, S7).
+//! * `testimony`: what is said for a view while no arbiter answers a gateway (rule S7).
 //! * `service`: where the service belongs, and when it may start here (rule S6).
 //!
 //! What has to be on disk before it is said is compared with what *is* on disk: `want` is what
@@ -20,12 +21,13 @@ mod memory;
 mod quorum;
 mod service;
 mod snapshot;
+mod testimony;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use protocol::cluster::{Answer, Beat, Placement};
-use protocol::fence::{Outcome, Proof};
+use protocol::cluster::{Answer, Beat, Installed, Placement};
+use protocol::fence::{Challenge, Outcome, Proof, Testimony};
 use protocol::host::{FromHost, HostQuorum, HostView};
 use protocol::ids::{BootId, Epoch, GrantId, InstanceId, NodeId, ViewId};
 use protocol::rng::Rng;
@@ -40,6 +42,7 @@ use fencing::Fencing;
 use membership::Peer;
 use quorum::Ballot;
 use service::Service;
+use testimony::Witness;
 
 /// Everything that can happen to a node.
 #[derive(Clone, Debug)]
@@ -94,6 +97,9 @@ pub enum Event {
         /// The proof.
         proof: Proof,
     },
+    /// No arbiter answers the gateway, which asks the members of this node's view in its place, for
+    /// the last [`Action::Fence`].
+    Challenged(Challenge),
     /// The gateway says what it does, for status.
     FenceProgress {
         /// About whom; `None`: about all.
@@ -157,6 +163,8 @@ pub enum Action {
         /// The highest epoch that this node knows, for the arbiter to judge.
         epoch: Epoch,
     },
+    /// Say this to every gateway; it is for the one that asked. It may get lost.
+    Testify(Box<Testimony>),
     /// Everything is stopped and told: the daemon may end.
     Exit,
     /// A decision, for the log.
@@ -266,6 +274,7 @@ pub struct Node {
 
     service: Service,
     fencing: Fencing,
+    witness: Witness,
     leaving: bool,
     left_beats: u32,
     actions: VecDeque<Action>,
@@ -304,6 +313,7 @@ impl Node {
             entitled: None,
             service: Service::default(),
             fencing: Fencing::default(),
+            witness: Witness::default(),
             leaving: false,
             left_beats: 0,
             actions: VecDeque::new(),
@@ -316,7 +326,7 @@ impl Node {
     pub fn handle(&mut self, now: Time, event: Event) {
         let said = self.actions.len();
         match event {
-            Event::Heard(beat) => self.heard(now, *beat),
+            Event::Heard(beat) => self.heard(now, beat),
             Event::DeviceUp => self.device_up(),
             Event::DeviceDown => {
                 self.device_up = false;
@@ -334,6 +344,7 @@ impl Node {
             Event::Stopped => self.service.stopped(),
             Event::Gateway { configured } => self.gateway(configured),
             Event::FenceProof { proof } => self.proven_off(now, &proof),
+            Event::Challenged(challenge) => self.challenged(challenge),
             Event::FenceProgress { node, text } => self.fence_progress(node, &text),
             Event::FenceEnded { result } => self.fence_ended(now, result),
             Event::Leave => self.leaving = true,
@@ -356,19 +367,22 @@ impl Node {
             }
         };
         for ballot in [&self.current, &self.old].into_iter().flatten() {
-            self.vote_times(ballot).for_each(&mut consider);
+            self.vote_times(ballot, &mut consider);
         }
         self.peers.values().filter_map(Peer::contact_ends).for_each(&mut consider);
         let free = self.current.as_ref().map(|ballot| ballot.vote_free_at);
-        let wakes = [self.service.wakes(), self.fencing.wakes()];
-        for at in wakes.into_iter().chain([free, self.write_retry]).flatten() {
-            consider(at);
-        }
+        let wakes = [self.service.wakes(), self.fencing.wakes(), free, self.write_retry];
+        wakes.into_iter().flatten().for_each(&mut consider);
         Some(first)
     }
 
-    /// The state now: expiry is tested at every read (rule S2).
+    /// The state now: expiry is tested at every read (rule S2), but at the time of the last
+    /// evaluation, which has tested it.
     pub fn state(&self, now: Time) -> QuorumState {
+        if now == self.evaluated {
+            debug_assert_eq!(self.state, self.judge(now), "judged anew");
+            return self.state;
+        }
         self.judge(now)
     }
 
@@ -405,10 +419,12 @@ impl Node {
         self.watch_contacts(now);
         self.agree(now);
         self.recall(now);
-        self.count(now);
+        let until = self.count(now);
+        debug_assert_eq!(until, self.entitled_until(now, self.state), "counted anew");
         self.tell_device();
-        self.entitle(now, said);
+        self.entitle(until, said);
         self.fence(now);
+        self.testify(now);
         self.place();
         self.run_service(now);
         self.store(now);
@@ -416,16 +432,18 @@ impl Node {
         self.finish(now);
     }
 
-    fn heard(&mut self, now: Time, beat: Beat) {
+    fn heard(&mut self, now: Time, beat: Box<Beat>) {
         let (me, instance) = (self.config.node, self.identity.instance);
         let answered = beat.answers.filter(|answer| answer.instance == instance);
         let sent = answered.and_then(|answer| self.sent_at(answer.seq));
         let digest = self.config.digest;
         let Some(peer) = self.peers.get_mut(&beat.from) else { return };
         if peer.is_news(&beat) {
-            peer.hear(now, me, digest, sent, beat.clone());
-            self.heard_alive(now, beat.from, beat.boot);
-            self.hear_off(now, &beat);
+            let (from, boot) = (beat.from, beat.boot);
+            let (view, off) = (beat.view.as_ref().map(|view| view.id), beat.off.clone());
+            peer.hear(now, me, digest, sent, beat);
+            self.heard_alive(now, from, boot);
+            self.hear_off(now, from, view, &off);
         }
     }
 
@@ -493,10 +511,12 @@ impl Node {
 
     /// Sends beats when it is time, and at once when they say something new.
     fn beat(&mut self, now: Time) {
-        let beat = self.compose(now);
-        let news = self.last_beat.as_ref() != Some(&beat);
+        let news = !self.last_beat.as_ref().is_some_and(|last| self.says(now, last));
         if !news && now < self.next_beat {
             return;
+        }
+        if news {
+            self.last_beat = Some(self.compose(now));
         }
         if now >= self.next_beat {
             self.next_beat = now + times::HEARTBEAT;
@@ -508,27 +528,78 @@ impl Node {
         if self.sent.len() > SENT_REMEMBERED {
             self.sent.pop_front();
         }
-        let mut aged = beat.clone();
-        self.age_off(now, &mut aged.off);
+        let Some(said) = &self.last_beat else { return };
         for (node, peer) in &mut self.peers {
-            if beat.view.as_ref().is_some_and(|view| view.members.contains(node)) {
+            if said.view.as_ref().is_some_and(|view| view.members.contains(node)) {
                 peer.promise(times::PEER_PROMISE);
             }
-            let mut beat = Box::new(aged.clone());
+            let mut beat = Box::new(said.clone());
+            self.fencing.age(now, &mut beat.off);
             beat.seq = self.seq;
             beat.answers = peer.newest();
             self.actions.push_back(Action::Beat { to: *node, beat });
         }
-        self.last_beat = Some(beat);
+    }
+
+    /// A beat composed now would be this one. It is asked after every fact, so nothing is copied.
+    fn says(&self, now: Time, last: &Beat) -> bool {
+        let Beat {
+            from,
+            instance,
+            boot,
+            config_digest,
+            seq: _,
+            answers: _,
+            contacts,
+            highest_epoch,
+            ring_seq,
+            view,
+            proposal,
+            accepted,
+            bound,
+            placement,
+            placing,
+            running,
+            leaving,
+            off,
+            challenge,
+        } = last;
+        let same_view = match (view, self.announced_view(now)) {
+            (None, None) => true,
+            (Some(said), Some((Installed { id, epoch, members, vote_free: _ }, free))) => {
+                (said.id, said.epoch, said.vote_free) == (*id, *epoch, free)
+                    && said.members == *members
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        let may_run = self.service.may_run();
+        let same = same_view
+            && (*from, *instance) == (self.config.node, self.identity.instance)
+            && (*boot, *config_digest) == (self.identity.boot, self.config.digest)
+            && self.settled(now).eq(contacts.iter().copied())
+            && (*highest_epoch, *ring_seq) == (self.remembered_epoch(), self.durable.ring_seq)
+            && proposal.as_ref() == self.agreement.announced_proposal(&self.durable)
+            && *accepted == self.agreement.accepted(&self.durable)
+            && *bound == self.config.bound
+            && (*placement, *placing) == (self.durable.placement, self.service.placing)
+            && (*running, *leaving) == (may_run, self.leaving && !may_run)
+            && self.known_off().eq(off.iter().copied())
+            && *challenge == self.shown_challenge();
+        debug_assert_eq!(same, *last == self.compose(now), "a beat composed anew");
+        same
+    }
+
+    /// The view as a beat tells it, and whether this node's own vote counts in it.
+    fn announced_view(&self, now: Time) -> Option<(&Installed, bool)> {
+        let ballot = self.current.as_ref().filter(|ballot| !ballot.left)?;
+        Some((&ballot.installed, self.is_free(now, ballot) && !self.leaving))
     }
 
     /// The beat for everyone; sequence number, answer and ages are filled in for each.
     fn compose(&self, now: Time) -> Beat {
-        let view = self.current.as_ref().filter(|ballot| !ballot.left).map(|ballot| {
-            let mut installed = ballot.installed.clone();
-            installed.vote_free = self.is_free(now, ballot) && !self.leaving;
-            installed
-        });
+        let view = self
+            .announced_view(now)
+            .map(|(installed, vote_free)| Installed { vote_free, ..installed.clone() });
         Beat {
             from: self.config.node,
             instance: self.identity.instance,
@@ -536,18 +607,19 @@ impl Node {
             config_digest: self.config.digest,
             seq: 0,
             answers: None,
-            contacts: self.settled(now),
+            contacts: self.settled(now).collect(),
             highest_epoch: self.remembered_epoch(),
             ring_seq: self.durable.ring_seq,
             view,
-            proposal: self.agreement.announced_proposal(&self.durable),
+            proposal: self.agreement.announced_proposal(&self.durable).cloned(),
             accepted: self.agreement.accepted(&self.durable),
             bound: self.config.bound,
             placement: self.durable.placement,
             placing: self.service.placing,
             running: self.service.may_run(),
             leaving: self.leaving && !self.service.may_run(),
-            off: self.known_off(),
+            off: self.known_off().collect(),
+            challenge: self.shown_challenge(),
         }
     }
 

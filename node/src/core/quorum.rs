@@ -1,6 +1,6 @@
 //! Whose votes count until when, and what follows: QUORATE, FROZEN or INQUORATE (rule S1).
 
-use protocol::cluster::Installed;
+use protocol::cluster::{Installed, MAX_NODES};
 use protocol::host::FromHost;
 use protocol::ids::{Epoch, GrantId, NodeId, ViewId};
 use protocol::status::QuorumState;
@@ -62,11 +62,15 @@ enum Hindrance {
 
 impl Node {
     /// When each vote of a view ends.
-    pub(super) fn vote_times<'a>(&'a self, ballot: &'a Ballot) -> impl Iterator<Item = Time> + 'a {
-        let view = ballot.installed.id;
-        let peers = ballot.installed.members.iter().filter_map(|node| self.peers.get(node));
-        let peers = peers.flat_map(move |peer| peer.vote_times(view));
-        peers.chain(ballot.device.map(|device| device.until))
+    pub(super) fn vote_times(&self, ballot: &Ballot, mut consider: impl FnMut(Time)) {
+        let others = ballot.installed.members.iter().filter(|node| **node != self.config.node);
+        for peer in others.filter_map(|node| self.peers.get(node)) {
+            let (free, kept) = peer.vote_times(ballot.installed.id);
+            [free, kept].into_iter().flatten().for_each(&mut consider);
+        }
+        if let Some(device) = &ballot.device {
+            consider(device.until);
+        }
     }
 
     /// End and weight of each vote that may count in a view, but for the own one.
@@ -76,7 +80,8 @@ impl Node {
         count: Count,
     ) -> impl Iterator<Item = (Time, u32)> + 'a {
         let view = ballot.installed.id;
-        let peers = ballot.installed.members.iter().filter_map(move |node| {
+        let others = ballot.installed.members.iter().filter(|node| **node != self.config.node);
+        let peers = others.filter_map(move |node| {
             let peer = self.peers.get(node)?;
             let until = match count {
                 Count::Free => peer.vote_until(view)?,
@@ -124,11 +129,6 @@ impl Node {
         now >= ballot.vote_free_at && !self.durable.forgotten
     }
 
-    /// The votes of a view reach quorum now.
-    fn suffices(&self, now: Time, ballot: &Ballot) -> bool {
-        self.halves(now, ballot, Count::Free) >= self.need()
-    }
-
     /// The votes that count in a view now.
     pub(super) fn total(&self, now: Time, ballot: &Ballot) -> u32 {
         self.halves(now, ballot, Count::Free) / 2
@@ -149,21 +149,30 @@ impl Node {
     /// Until when a view's votes reach quorum if nothing more is heard; the past if they do not.
     pub(super) fn quorum_until(&self, now: Time, ballot: &Ballot, count: Count) -> Time {
         let need = self.need();
-        let mut votes = Vec::with_capacity(ballot.installed.members.len() + 1);
-        votes.extend(self.votes_of(ballot, count).filter(|(until, _)| now < *until));
-        let weights = votes.iter().map(|(_, weight)| *weight);
-        let mut total = weights.fold(self.own_halves(now, ballot, count), u32::saturating_add);
+        let mut total = self.own_halves(now, ballot, count);
+        // No view has more members; of a larger one fewer votes would count, never more.
+        let (mut votes, mut known) = ([(Time::NEVER, 0); MAX_NODES + 1], 0);
+        let running = self.votes_of(ballot, count).filter(|(until, _)| now < *until);
+        for (place, vote) in votes.iter_mut().zip(running) {
+            *place = vote;
+            total = total.saturating_add(vote.1);
+            known += 1;
+        }
         if total < need {
             return Time::ZERO;
         }
-        votes.sort_unstable_by_key(|(until, _)| *until);
-        for (until, weight) in votes {
-            total = total.saturating_sub(weight);
+        // From the end of one vote to that of the next, as long as what is left then will do.
+        loop {
+            let first = votes[..known].iter_mut().min_by_key(|(until, _)| *until);
+            let Some((until, weight)) = first.filter(|(until, _)| *until != Time::NEVER) else {
+                return Time::NEVER;
+            };
+            total = total.saturating_sub(*weight);
             if total < need {
-                return until;
+                return *until;
             }
+            (*until, *weight) = (Time::NEVER, 0);
         }
-        Time::NEVER
     }
 
     /// Until when the node stays entitled if nothing more is heard: QUORATE by the votes that
@@ -237,26 +246,33 @@ impl Node {
 
     /// The state now, from the state of the last evaluation and the votes that count now.
     pub(super) fn judge(&self, now: Time) -> QuorumState {
-        let Some(current) = &self.current else { return QuorumState::Inquorate };
-        if self.leaving {
-            return QuorumState::Inquorate;
-        }
-        if self.suffices(now, current) && self.hindrance(now).is_none() {
-            return QuorumState::Quorate;
+        self.judgement(now).0
+    }
+
+    /// The same, and until when the node is entitled in it if nothing more is heard.
+    fn judgement(&self, now: Time) -> (QuorumState, Option<Time>) {
+        let Some(current) = self.current.as_ref().filter(|_| !self.leaving) else {
+            return (QuorumState::Inquorate, None);
+        };
+        if self.hindrance(now).is_none() {
+            let until = self.quorum_until(now, current, Count::Free);
+            if now < until {
+                return (QuorumState::Quorate, Some(until));
+            }
         }
         if self.state == QuorumState::Inquorate {
-            return QuorumState::Inquorate;
+            return (QuorumState::Inquorate, None);
         }
         // Entitled until now: that lasts as long as its votes do.
-        if self.entitled_until(now, QuorumState::Frozen).is_some_and(|until| now < until) {
-            QuorumState::Frozen
-        } else {
-            QuorumState::Inquorate
+        match self.entitled_until(now, QuorumState::Frozen) {
+            Some(until) if now < until => (QuorumState::Frozen, Some(until)),
+            Some(_) | None => (QuorumState::Inquorate, None),
         }
     }
 
-    /// Recomputes the state and what hangs on it.
-    pub(super) fn count(&mut self, now: Time) {
+    /// Recomputes the state and what hangs on it. Returns until when the node is entitled if
+    /// nothing more is heard.
+    pub(super) fn count(&mut self, now: Time) -> Option<Time> {
         let durable = self.durable.epoch;
         for ballot in [&mut self.current, &mut self.old].into_iter().flatten() {
             // A granted epoch is stored before its vote counts; then it is the view's (rule S4).
@@ -268,7 +284,7 @@ impl Node {
             }
         }
         let before = self.state;
-        let state = self.judge(now);
+        let (state, until) = self.judgement(now);
         if state != QuorumState::Frozen {
             self.old = None;
         }
@@ -288,6 +304,7 @@ impl Node {
             self.keep_proofs(before);
         }
         self.answer_polls();
+        until
     }
 
     /// Keeps the view that the node was entitled in while the new one has no quorum yet.
@@ -372,8 +389,7 @@ impl Node {
     /// Tells the keeper how long the present votes last. A shorter time is told before anything
     /// else that follows from the same fact, which begins at `said`: a daemon that dies in between
     /// must not leave a keeper behind that counts on votes which it has given up.
-    pub(super) fn entitle(&mut self, now: Time, said: usize) {
-        let until = self.entitled_until(now, self.state);
+    pub(super) fn entitle(&mut self, until: Option<Time>, said: usize) {
         if until != self.entitled {
             let shorter = until < self.entitled;
             self.entitled = until;

@@ -96,7 +96,10 @@ impl Service {
 
     pub(super) fn wakes(&self) -> Option<Time> {
         let waits = self.waits.as_ref().and_then(|wait| wait.until);
-        self.restart_at.into_iter().chain(waits).min()
+        match (self.restart_at, waits) {
+            (Some(restart), Some(waits)) => Some(restart.min(waits)),
+            (restart, waits) => restart.or(waits),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use host::https::{Client, Lines};
 use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use protocol::fence::{GatewayStatus, PowerAction, Progress, Request};
+use protocol::fence::{GatewayStatus, PowerAction, Progress, Request, Testimony};
 use protocol::ids::{ClusterName, Epoch, NodeId};
 use protocol::status::NodeStatus;
 use rustls::ClientConfig;
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::conf::GatewayConf;
 use crate::core;
@@ -41,8 +41,12 @@ const CHECK: Duration = Duration::from_secs(60);
 const CHECK_AGAIN: Duration = Duration::from_secs(10);
 /// The longest status in bytes: some 128 nodes with several devices each.
 const STATUS_BYTES_MAX: usize = 1 << 20;
+/// The longest answer to a testimony in bytes.
+const REFUSAL_BYTES_MAX: usize = 4096;
 /// The longest refusal that is shown, in characters.
 const REFUSAL_MAX: usize = 200;
+/// Testimonies that are on their way; older ones are of no use.
+const TESTIMONIES_MAX: usize = 16;
 /// Facts that wait for the daemon's loop.
 const EVENTS_MAX: usize = 64;
 
@@ -69,6 +73,7 @@ pub(super) struct Fencing {
     /// Counts requests; the facts of an older one are dropped.
     number: u64,
     request: JoinSet<()>,
+    testimonies: JoinSet<()>,
     checks: JoinSet<()>,
     seen: BTreeMap<String, Result<Box<GatewayStatus>, String>>,
 }
@@ -101,6 +106,7 @@ impl Fencing {
             facts,
             number: 0,
             request: JoinSet::new(),
+            testimonies: JoinSet::new(),
             checks: JoinSet::new(),
             seen: BTreeMap::new(),
         };
@@ -155,6 +161,23 @@ impl Fencing {
         });
     }
 
+    /// Tells all gateways what this node testifies: which of them has asked, only it knows.
+    pub(super) fn testify(&mut self, testimony: &Testimony) {
+        while self.testimonies.try_join_next().is_some() {}
+        if self.testimonies.len() >= TESTIMONIES_MAX {
+            self.testimonies.abort_all();
+        }
+        for gateway in self.gateways.clone() {
+            let (caller, testimony) = (self.caller.clone(), testimony.clone());
+            self.testimonies.spawn(async move {
+                // Who has not heard it asks again.
+                if let Err(why) = caller.testify(&gateway, &testimony).await {
+                    debug!("the fencing gateway {gateway} has not taken a testimony: {why}");
+                }
+            });
+        }
+    }
+
     /// The next event. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
         match self.facts.recv().await {
@@ -180,6 +203,7 @@ impl Fencing {
                     text: format!("the gateway has taken it on as job {job}"),
                 },
                 Progress::Step { node, text } => core::Event::FenceProgress { node, text },
+                Progress::Challenge { challenge } => core::Event::Challenged(challenge),
                 Progress::Off { proof } => core::Event::FenceProof { proof },
                 Progress::Done { results } => core::Event::FenceEnded { result: Ok(results) },
             },
@@ -239,7 +263,8 @@ fn judge(seen: &Result<Box<GatewayStatus>, String>) -> Result<(), String> {
     match seen {
         Ok(seen) if seen.arbiter == "connected" => Ok(()),
         Ok(seen) => Err(format!(
-            "has no connection to the arbiter ({}), and cuts no power without it",
+            "has no connection to the arbiter ({}): until it has, it cuts power only for members \
+             with more than half of all votes",
             short(&seen.arbiter)
         )),
         Err(why) => Err(format!(
@@ -278,6 +303,22 @@ impl Caller {
         let (host, name) = (gateway.host.as_str(), self.name.clone());
         let client = Client::connect(host, gateway.port, tls, name, CONNECT_LIMIT).await;
         client.map_err(|error| error.to_string())
+    }
+
+    async fn testify(&self, gateway: &GatewayConf, testimony: &Testimony) -> Result<(), String> {
+        let body = serde_json::to_vec(testimony).map_err(|error| error.to_string())?;
+        let mut client = self.connect(gateway).await?;
+        let request = hyper::Request::post("/v1/attest")
+            .header("host", "gateway")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| error.to_string())?;
+        let answer = client.call(request, ANSWER_LIMIT, REFUSAL_BYTES_MAX).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        match answer.status() {
+            StatusCode::ACCEPTED => Ok(()),
+            status => Err(refusal(status, answer.body())),
+        }
     }
 
     /// Asks one gateway after the other until one has answered to the end.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use node::core::{Action, Config, Event, Identity, Node, Stored};
 use protocol::cluster::Beat;
+use protocol::fence::Testimony;
 use protocol::host::FromHost;
 use protocol::ids::{ArbiterId, BootId, Epoch, GrantId, InstanceId, NodeId, ViewId};
 use protocol::status::QuorumState;
@@ -27,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) exited: bool,
     /// What the gateway was asked for: when, and what.
     pub(crate) fences: Vec<(Time, BTreeSet<NodeId>, Epoch)>,
+    /// What it said to gateways.
+    pub(crate) testimonies: Vec<(Time, Testimony)>,
 }
 
 pub(crate) struct World {
@@ -115,6 +118,7 @@ impl World {
             disk_works: true,
             exited: false,
             fences: Vec::new(),
+            testimonies: Vec::new(),
         };
         self.places.insert(id, place);
         self.tell(id, Event::KeeperReady { running: false });
@@ -193,6 +197,7 @@ impl World {
                 self.tell(id, Event::Stopped);
             }
             Action::Fence { targets, epoch } => place.fences.push((now, targets, epoch)),
+            Action::Testify(testimony) => place.testimonies.push((now, *testimony)),
             Action::Exit => place.exited = true,
             Action::Decided(_) => {}
         }

@@ -7,4 +7,5 @@ mod fencing;
 mod memory;
 mod quorum;
 mod service;
+mod testimony;
 mod views;

@@ -35,6 +35,7 @@ fn beat(from: u32) -> Beat {
         running: false,
         leaving: false,
         off: Vec::new(),
+        challenge: None,
     }
 }
 

@@ -327,6 +327,7 @@ impl Cell {
             | NodeAction::StartService { .. }
             | NodeAction::StopService
             | NodeAction::Fence { .. }
+            | NodeAction::Testify(_)
             | NodeAction::Exit => {}
         }
     }

@@ -9,8 +9,11 @@
 //! generation. That nodes are left out only once they are off is the scenario's part (safety 14).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use protocol::ids::NodeId;
+use protocol::time::Time;
+use protocol::times;
 
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Generation, Process};
@@ -97,7 +100,14 @@ impl World {
     fn arbiter_is_of(&self, nodes: &BTreeSet<NodeId>) -> bool {
         let arbiter = &self.server.arbiter;
         let Some(machine) = &arbiter.machine else { return false };
-        let status = machine.status(arbiter.clock.at(self.now));
+        let local = arbiter.clock.at(self.now);
+        // After a start nobody is said to have it, and somebody may count it still (S3).
+        let bound = self.server.journal.last().and_then(|record| record.bound_ms);
+        let bound = bound.map_or(Duration::ZERO, Duration::from_millis);
+        if local < Time(0) + bound.max(times::SOLO_LEASE_HOLD) {
+            return false;
+        }
+        let status = machine.status(local);
         let holder = status.clusters.values().next().map(|cluster| cluster.holder.clone());
         let theirs = holder.unwrap_or_default().iter().all(|node| nodes.contains(&NodeId(*node)));
         theirs

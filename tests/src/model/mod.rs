@@ -1,8 +1,8 @@
 //! Stand-ins for what has no core yet, or is not ours: each says what replaces it. The scenarios
-//! that need them stay when that comes.
+//! that need them stay when that comes. And scenarios by chance in which they, or the gateway, take
+//! part.
 
 pub(crate) mod corosync;
-pub(crate) mod gateway;
 pub(crate) mod lineage;
 pub(crate) mod other_arbiter;
 
@@ -15,14 +15,12 @@ use crate::scenario::{
     Corosync, End, Fault, GatewayFault, Generation, Process, Scenario, TimedFault, Topology,
 };
 use crate::world::World;
-use gateway::Gateway;
 use lineage::Lineage;
 use other_arbiter::Others;
 
 /// All models of one world.
 #[derive(Debug, Default)]
 pub(crate) struct Models {
-    pub(crate) gateway: Gateway,
     pub(crate) lineage: Lineage,
     pub(crate) others: Others,
 }
@@ -31,24 +29,48 @@ pub(crate) struct Models {
 const SPREAD_MS: u64 = 30_000;
 
 impl Scenario {
-    /// A scenario by chance in which lost nodes are fenced, through switches that are slow, dead or
-    /// late, and in which an operator confirms things.
+    /// A scenario by chance in which lost nodes are fenced, by a gateway that dies, is cut off or
+    /// cannot write, through switches that are slow, dead or do nothing, with proofs that come late,
+    /// and in which an operator confirms things.
     pub fn random_with_gateway(seed: u64) -> Self {
         let mut scenario = Self::random(seed);
         let mut rng = Rng::new(!seed);
         scenario.topology.gateway = true;
         for _ in 0..1 + rng.below(4) {
-            let does = match rng.below(5) {
-                0 => GatewayFault::Dead,
-                1 | 2 => GatewayFault::Slow,
-                3 => GatewayFault::LateProof,
+            let does = match rng.below(16) {
+                0 | 1 => GatewayFault::Dead,
+                2..=4 => GatewayFault::Slow,
+                5..=7 => GatewayFault::LateProof,
+                8 => GatewayFault::Idle,
+                9 | 10 => GatewayFault::Killed,
+                11 => GatewayFault::CutOff,
+                12 => GatewayFault::DiskFull,
                 _ => GatewayFault::Confirm,
             };
             let target = 1 + u32::try_from(rng.below(2)).unwrap_or(0);
             let by = (does == GatewayFault::Confirm).then_some(3 - target);
-            let fault = Fault::Gateway { does, host: End::Node(NodeId(target)), by };
+            let host = match does {
+                GatewayFault::CutOff if rng.below(2) == 0 => Some(End::Arbiter),
+                GatewayFault::Killed | GatewayFault::DiskFull => None,
+                GatewayFault::Dead
+                | GatewayFault::Slow
+                | GatewayFault::LateProof
+                | GatewayFault::Idle
+                | GatewayFault::CutOff
+                | GatewayFault::Confirm => Some(End::Node(NodeId(target))),
+            };
             let at_ms = 3000 + rng.below(SPREAD_MS);
-            scenario.faults.push(TimedFault { at_ms, for_ms: 20_000, fault });
+            let for_ms = match does {
+                GatewayFault::Killed => 1 + rng.below(6000),
+                GatewayFault::CutOff | GatewayFault::DiskFull => 100 + rng.below(15_000),
+                GatewayFault::Dead
+                | GatewayFault::Slow
+                | GatewayFault::LateProof
+                | GatewayFault::Idle
+                | GatewayFault::Confirm => 20_000,
+            };
+            let fault = Fault::Gateway { does, host, by };
+            scenario.faults.push(TimedFault { at_ms, for_ms, fault });
         }
         scenario
     }
@@ -141,13 +163,9 @@ impl World {
         }
     }
 
-    /// The arbiter may hear this message of a node: the condemned are not renewed (safety 25), and
-    /// a membership of an outdated configuration is not listened to (safety 33).
+    /// The arbiter may hear this message of a node: a membership of an outdated configuration is not
+    /// listened to (safety 33).
     pub(crate) fn arbiter_may_hear(&mut self, node: NodeId, frame: &Frame) -> bool {
-        self.models.gateway.hear(node, self.now);
-        if self.scenario.topology.gateway && self.models.gateway.is_condemned(node) {
-            return false;
-        }
         if !self.is_outdated(node) {
             return true;
         }

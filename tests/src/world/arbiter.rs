@@ -6,7 +6,7 @@ use qnetd::core::{Action, Event, Peer};
 
 use super::machine::{Input, Write};
 use super::{Delivery, World};
-use crate::network::Segment;
+use crate::network::{Segment, Site};
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Process};
 
@@ -55,9 +55,14 @@ impl World {
             Segment::Bytes(bytes) => {
                 for frame in self.frames(stream, true, &bytes) {
                     let open = self.network.streams.get(&stream).is_some_and(|s| s.server_open);
-                    let heard = match (&frame, self.node_of(stream)) {
-                        (Some(frame), End::Node(node)) => self.arbiter_may_hear(node, frame),
-                        (None, _) | (_, End::Arbiter) => true,
+                    let client_site = self.site_of(stream);
+                    let heard = match (&frame, client_site) {
+                        (Some(frame), Some(Site::Node(node))) => self.arbiter_may_hear(node, frame),
+                        (None, _) | (_, Some(Site::Arbiter | Site::Gateway) | None) => true,
+                    };
+                    let frame = match client_site {
+                        Some(Site::Gateway) => frame.map(|frame| self.spoil_call(frame)),
+                        Some(Site::Node(_) | Site::Arbiter) | None => frame,
                     };
                     if open && heard {
                         self.handle_arbiter(match frame {
@@ -80,12 +85,15 @@ impl World {
     /// The handshake is done once both sides have begun it.
     fn secure(&mut self, number: u64) {
         let Some(stream) = self.network.streams.get(&number) else { return };
-        let (true, true, End::Node(node)) = (stream.server_tls, stream.hello_came, stream.client)
-        else {
-            return;
+        let node = match stream.client {
+            Site::Node(node) => Some(node),
+            Site::Gateway => None,
+            Site::Arbiter => return,
         };
-        let identity =
-            Some(Peer { cluster: self.cluster.clone(), node: Some(node), gateway: false });
+        if !stream.server_tls || !stream.hello_came {
+            return;
+        }
+        let identity = Some(Peer { cluster: self.cluster.clone(), node, gateway: node.is_none() });
         let secured = Event::Secured { client: Self::client_id(number), identity };
         let (pause, life) = (self.pause(500, 3000), self.server.arbiter.life);
         self.put_in(pause, Delivery::Input(Process::Arbiter, Some(life), Input::Arbiter(secured)));
@@ -109,7 +117,11 @@ impl World {
         let me = Process::Arbiter;
         match action {
             Action::Send { client, bytes } => {
-                self.look_at_votes(client.0, &bytes);
+                match self.site_of(client.0) {
+                    Some(Site::Node(node)) => self.look_at_votes(client.0, node, &bytes),
+                    Some(Site::Gateway) => self.look_at_answer(&bytes),
+                    Some(Site::Arbiter) | None => {}
+                }
                 self.send_segment(client.0, false, Segment::Bytes(bytes));
             }
             Action::StartTls { client } => {
@@ -119,8 +131,9 @@ impl World {
                 }
             }
             Action::Close { client, reason } => {
-                let node = self.node_of(client.0);
-                self.trace.line(self.now, me, format_args!("closes {node}: {reason:?}"));
+                if let Some(site) = self.site_of(client.0) {
+                    self.trace.line(self.now, me, format_args!("closes {site}: {reason:?}"));
+                }
                 self.close_end(client.0, false);
             }
             Action::Persist { token, mut record } => {
@@ -146,21 +159,22 @@ impl World {
         }
     }
 
-    fn node_of(&self, stream: u64) -> End {
-        self.network.streams.get(&stream).map_or(End::Node(NodeId(0)), |stream| stream.client)
+    fn site_of(&self, stream: u64) -> Option<Site> {
+        self.network.streams.get(&stream).map(|stream| stream.client)
     }
 
     /// Grants that are about to be sent are checked, and votes are shown.
-    fn look_at_votes(&mut self, stream: u64, bytes: &[u8]) {
+    fn look_at_votes(&mut self, stream: u64, id: NodeId, bytes: &[u8]) {
         let (_, frame) = Deframer::new(MESSAGE_LIMIT_BYTES).feed(bytes);
         let Some(Ok(frame)) = frame else { return };
         let Ok(message) = Message::decode(&frame) else { return };
-        let node = self.node_of(stream);
+        let node = End::Node(id);
         if let Some(grant) = message.options.grant {
             let durable = self.server.journal.iter().any(|r| r.grant == grant.id)
                 || self.sabotage == Some(Sabotage::GrantForgotten);
             self.monitor.grant_sent(node, grant, durable);
-            if let (End::Node(id), Some(known)) = (node, self.network.streams.get(&stream)) {
+            self.check_not_condemned(id);
+            if let Some(known) = self.network.streams.get(&stream) {
                 self.monitor.lease_sent(id, known.client_life, stream, grant);
             }
         }

@@ -1,4 +1,5 @@
-//! What a device does to the world, and the streams between devices and the arbiter.
+//! What a device does to the world, and the streams to the arbiter: those of devices, and that of
+//! the gateway.
 
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use protocol::vote::Heuristics;
 use qdevice::core::{Action, Event};
 use qnetd::core::{ClientId, Event as ArbiterEvent};
 
+use super::gateway::ToGateway;
 use super::machine::{Input, Running};
 use super::{Delivery, World};
-use crate::network::{Network, Segment, Stream};
+use crate::network::{Network, Segment, Site, Stream};
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Process};
 
@@ -65,9 +67,8 @@ impl World {
 
     /// Sabotage of what a device hears.
     fn spoil_reply(&self, node: NodeId, frame: Frame) -> Frame {
-        let (Some(sabotage), Ok(mut message)) = (self.sabotage, Message::decode(&frame)) else {
-            return frame;
-        };
+        let Some(sabotage) = self.sabotage else { return frame };
+        let Ok(mut message) = Message::decode(&frame) else { return frame };
         let options = &mut message.options;
         match (sabotage, options.grant, options.renewal) {
             (Sabotage::LeaseFromReceipt, Some(mut grant), _) => {
@@ -189,7 +190,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&node) else { return };
         self.network.opened += 1;
         let number = self.network.opened;
-        let stream = Stream::new(End::Node(node), host.device.life);
+        let stream = Stream::new(Site::Node(node), host.device.life);
         host.stream = Some(number);
         let limit = host.device.clock.when(host.device.clock.at(self.now) + limit);
         self.network.streams.insert(number, stream);
@@ -201,7 +202,9 @@ impl World {
     pub(super) fn syn(&mut self, number: u64, attempts: u32) {
         let Some(stream) = self.network.streams.get(&number) else { return };
         let client = stream.client;
-        let (End::Node(node), true) = (client, stream.client_open) else { return };
+        if !stream.client_open {
+            return;
+        }
         let there = self.network.packet(client, End::Arbiter);
         let back = self.network.packet(End::Arbiter, client);
         let (Some(there), Some(back), true) = (there, back, self.is_powered(End::Arbiter)) else {
@@ -211,16 +214,15 @@ impl World {
         };
         let (now, mut life) = (self.now, self.server.arbiter.life);
         let mut listening = self.server.arbiter.is_running();
-        if self.other_takes(number, node) {
+        if let Site::Node(node) = client
+            && self.other_takes(number, node)
+        {
             (life, listening) = (NO_LIFE, true);
         }
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
-        let client_life = stream.client_life;
         if !listening {
             stream.client_open = false;
-            let refused = Input::Device(Event::ConnectFailed { reason: "refused".to_owned() });
-            let to = Process::Device(node);
-            self.put(now + there + back, Delivery::Input(to, Some(client_life), refused));
+            self.tell_client(now + there + back, number, not_connected(client, number, "refused"));
             return;
         }
         stream.server_life = Some(life);
@@ -229,8 +231,20 @@ impl World {
         stream.down.last_arrival = now + there + back;
         let opened = Input::Opened(number);
         self.put(now + there, Delivery::Input(Process::Arbiter, Some(life), opened.clone()));
-        let to = Process::Device(node);
-        self.put(now + there + back, Delivery::Input(to, Some(client_life), opened));
+        self.tell_client(now + there + back, number, opened);
+    }
+
+    /// Something comes to the process that has asked for a stream.
+    fn tell_client(&mut self, at: Time, number: u64, input: Input) {
+        let Some(stream) = self.network.streams.get(&number) else { return };
+        let life = stream.client_life;
+        match stream.client {
+            Site::Node(node) => {
+                self.put(at, Delivery::Input(Process::Device(node), Some(life), input));
+            }
+            Site::Gateway => self.put(at, Delivery::Gateway(life, ToGateway::Stream(input))),
+            Site::Arbiter => {}
+        }
     }
 
     pub(super) fn connect_limit(&mut self, number: u64) {
@@ -239,9 +253,19 @@ impl World {
             return;
         }
         stream.client_open = false;
-        let (End::Node(node), life) = (stream.client, stream.client_life) else { return };
-        let failed = Input::Device(Event::ConnectFailed { reason: "no answer".to_owned() });
-        self.input(Process::Device(node), Some(life), failed);
+        let failed = not_connected(stream.client, number, "no answer");
+        self.client_input(number, failed);
+    }
+
+    /// The same as [`Self::tell_client`], now.
+    fn client_input(&mut self, number: u64, input: Input) {
+        let Some(stream) = self.network.streams.get(&number) else { return };
+        let life = stream.client_life;
+        match stream.client {
+            Site::Node(node) => self.input(Process::Device(node), Some(life), input),
+            Site::Gateway => self.gateway_input(life, ToGateway::Stream(input)),
+            Site::Arbiter => {}
+        }
     }
 
     fn send_up(&mut self, node: NodeId, segment: Segment) {
@@ -275,7 +299,7 @@ impl World {
         let owned = streams.filter(|(_, stream)| match process {
             Process::Arbiter => stream.server_life == Some(life),
             Process::Node(_) | Process::Device(_) | Process::Keeper(_) => {
-                stream.client == process.host() && stream.client_life == life
+                stream.client == Site::from(process.host()) && stream.client_life == life
             }
         });
         let owned: Vec<u64> = owned.map(|(number, _)| *number).collect();
@@ -290,7 +314,7 @@ impl World {
             if end == End::Arbiter {
                 stream.server_open = false;
                 stream.down.waiting.clear();
-            } else if stream.client == end {
+            } else if stream.client == Site::from(end) {
                 stream.client_open = false;
                 stream.up.waiting.clear();
             }
@@ -335,9 +359,9 @@ impl World {
                 flow.attempts = None;
                 return;
             }
-            let (from, to) = if up { (client, End::Arbiter) } else { (End::Arbiter, client) };
-            let pause = self.network.packet(from, to).filter(|_| self.is_powered(to));
-            let (now, sender_powered) = (self.now, self.is_powered(from));
+            let (from, to) = if up { (client, Site::Arbiter) } else { (Site::Arbiter, client) };
+            let pause = self.network.packet(from, to).filter(|_| self.is_on(to));
+            let (now, sender_powered) = (self.now, self.is_on(from));
             let Some(stream) = self.network.streams.get_mut(&number) else { return };
             let flow = stream.flow(up);
             if !sender_powered {
@@ -363,26 +387,26 @@ impl World {
     pub(super) fn arrive(&mut self, number: u64, up: bool, segment: Segment, tries: u32) {
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
         let client = stream.client;
-        let (to, from) = if up { (End::Arbiter, client) } else { (client, End::Arbiter) };
-        let (open, process, life) = match (up, client) {
-            (true, _) => (stream.server_open, Process::Arbiter, stream.server_life),
-            (false, End::Node(node)) => {
-                (stream.client_open, Process::Device(node), Some(stream.client_life))
-            }
-            (false, End::Arbiter) => return,
-        };
+        let (to, from) = if up { (Site::Arbiter, client) } else { (client, Site::Arbiter) };
+        let open = if up { stream.server_open } else { stream.client_open };
+        let life = stream.server_life;
         if open && up && self.is_other(number) {
             self.other_hears(number, segment);
             return;
         }
+        let input = Input::Segment(number, segment.clone());
+        if open && up {
+            self.input(Process::Arbiter, life, input);
+            return;
+        }
         if open {
-            self.input(process, life, Input::Segment(number, segment));
+            self.client_input(number, input);
             return;
         }
         if segment == Segment::Fin {
             return;
         }
-        let reset = self.network.packet(to, from).filter(|_| self.is_powered(to));
+        let reset = self.network.packet(to, from).filter(|_| self.is_on(to));
         match reset {
             Some(pause) => self.put_in(pause, Delivery::Reset { stream: number, up: !up }),
             None if tries < TRIES => {
@@ -401,12 +425,21 @@ impl World {
         if !std::mem::take(open) {
             return;
         }
-        let (process, life) = match (up, stream.client) {
-            (true, _) => (Process::Arbiter, stream.server_life),
-            (false, End::Node(node)) => (Process::Device(node), Some(stream.client_life)),
-            (false, End::Arbiter) => return,
-        };
-        self.input(process, life, Input::Broken(number));
+        let (input, life) = (Input::Broken(number), stream.server_life);
+        if up {
+            self.input(Process::Arbiter, life, input);
+        } else {
+            self.client_input(number, input);
+        }
+    }
+
+    /// A machine with links has power.
+    fn is_on(&self, site: Site) -> bool {
+        match site {
+            Site::Node(node) => self.is_powered(End::Node(node)),
+            Site::Arbiter => self.is_powered(End::Arbiter),
+            Site::Gateway => true,
+        }
     }
 
     /// Messages cut out of what has come; `None` for one over the limit.
@@ -434,6 +467,14 @@ impl World {
     pub(super) fn arbiter_closed(&mut self, number: u64) {
         self.close_end(number, false);
         self.handle_arbiter(ArbiterEvent::Closed { client: Self::client_id(number) });
+    }
+}
+
+/// What a client hears of a connection that does not come about.
+fn not_connected(client: Site, number: u64, why: &str) -> Input {
+    match client {
+        Site::Node(_) => Input::Device(Event::ConnectFailed { reason: why.to_owned() }),
+        Site::Arbiter | Site::Gateway => Input::Broken(number),
     }
 }
 

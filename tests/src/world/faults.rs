@@ -66,16 +66,13 @@ impl World {
             Fault::OtherArbiter { host: End::Node(node), kind } => {
                 self.mislead(node, kind, begins);
             }
-            Fault::Gateway { does, host: End::Node(node), by } => {
-                self.gateway_fault(does, node, by, begins);
-            }
+            Fault::Gateway { does, host, by } => self.gateway_fault(does, host, by, begins),
             Fault::Configure { host: End::Node(node), generation } if begins => {
                 self.configure(node, generation);
             }
             Fault::Crash { .. }
             | Fault::Stubborn { .. }
             | Fault::OtherArbiter { .. }
-            | Fault::Gateway { .. }
             | Fault::Configure { .. } => {}
         }
     }

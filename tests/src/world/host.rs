@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use node::core::{Action, Config, Event};
+use node::core::{Action, Config, Event, Node};
 use node::keeper::core::Event as KeeperEvent;
 use protocol::cluster::Beat;
 use protocol::host::{DeviceSettings, FromHost, HeuristicsSettings, TlsMode, Welcome};
@@ -133,18 +133,33 @@ impl World {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let now = host.node.clock.at(now);
+        // Killed before it has done anything about it, it has not heard of the event.
+        let is_doomed = host.node.kill_after.is_some();
         let Some(machine) = &mut host.node.machine else { return };
+        let mut before = is_doomed.then(|| machine.clone());
         machine.handle(now, event);
         self.core_steps += 1;
         // Until its deadline is known.
         (host.node.touched, host.node.steady_until) = (true, self.now);
         while let Some(action) = self.next_node_action(node) {
             if !self.may_act(Process::Node(node)) {
+                self.forget(node, before);
                 return;
+            }
+            if !matches!(action, Action::Decided(_) | Action::Persist { .. }) {
+                before = None;
             }
             self.do_node(node, action);
         }
         self.refresh_keeper(node);
+    }
+
+    /// What a killed daemon had counted is that of before an event, if nobody was told of that.
+    fn forget(&mut self, node: NodeId, before: Option<Node>) {
+        let ghost = self.hosts.get_mut(&node).and_then(|host| host.ghost.as_mut());
+        if let (Some((ghost, _)), Some(before)) = (ghost, before) {
+            *ghost = before;
+        }
     }
 
     fn next_node_action(&mut self, node: NodeId) -> Option<Action> {
@@ -176,8 +191,9 @@ impl World {
                 self.trace.line(self.now, me, format_args!("asks for a stop"));
                 self.order(node, KeeperEvent::Stop);
             }
-            // No gateway is configured.
-            Action::Fence { .. } => {}
+            Action::Fence { targets, epoch } => self.ask_gateway(node, targets, epoch),
+            // Its gateways are told of no votes, and ask nobody but the arbiter.
+            Action::Testify(_) => {}
             Action::Exit => {
                 self.order(node, KeeperEvent::Farewell);
                 self.kill(me);

@@ -269,6 +269,9 @@ impl World {
         let (clock, stored) = (host.node.clock, host.stored.clone());
         host.keeping = Keeping::default();
         host.node.machine = Some(Node::new(clock.at(now), config, host.identity, stored));
+        if self.scenario.topology.gateway {
+            self.handle_node(node, NodeEvent::Gateway { configured: true });
+        }
         self.handle_node(node, NodeEvent::KeeperReady { running: false });
         let pause = self.pause(500, 50_000);
         self.put_in(pause, Delivery::Plug(node));

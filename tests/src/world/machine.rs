@@ -1,6 +1,7 @@
 //! Machines and the processes on them.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use node::core::{Event as NodeEvent, Identity, Node, Stored};
 use node::keeper::core::{Core as Keeper, Event as KeeperEvent};
@@ -12,7 +13,7 @@ use qdevice::core::{Device, Event as DeviceEvent};
 use qnetd::core::{Arbiter, Event as ArbiterEvent, FencingRecord, GrantRecord, Token};
 
 use super::keeper::Keeping;
-use crate::clock::Clock;
+use crate::clock::{Clock, hash};
 use crate::network::Segment;
 
 /// What comes to a process.
@@ -113,6 +114,33 @@ impl<M> Slot<M> {
         std::mem::take(&mut self.touched) || now >= self.steady_until
     }
 
+    /// When its deadline is served; never while it stands still.
+    pub(super) fn rings(&self) -> Option<Time> {
+        self.alarm.filter(|_| self.frozen == 0)
+    }
+
+    /// Whether something that comes for this life, or for any, is heard.
+    pub(super) fn hears(&self, life: Option<u64>) -> Hears {
+        if !self.up || life.is_some_and(|life| life != self.life) {
+            Hears::Never
+        } else if self.frozen > 0 || !self.inbox.is_empty() {
+            Hears::Later
+        } else {
+            Hears::Now
+        }
+    }
+
+    /// Sets the alarm: never before the deadline, and a little late.
+    pub(super) fn wind(&mut self, now: Time, seed: u64, deadline: impl FnOnce(&M) -> Option<Time>) {
+        let deadline = self.machine.as_ref().and_then(deadline);
+        let Some(local) = deadline.filter(|at| *at != Time::NEVER) else {
+            (self.alarm, self.steady_until) = (None, Time::NEVER);
+            return;
+        };
+        self.alarm = Some(served_at(now, seed, self.clock, local));
+        self.steady_until = self.clock.when(local);
+    }
+
     pub(crate) fn start(&mut self, machine: M, life: u64, clock: Clock) {
         self.start_empty(life, clock);
         self.machine = Some(machine);
@@ -139,6 +167,23 @@ impl<M> Slot<M> {
     }
 }
 
+/// When a deadline of a clock is served: never early, and a little late.
+pub(super) fn served_at(now: Time, seed: u64, clock: Clock, local: Time) -> Time {
+    let late = hash(seed, 0x6c61, local.0) % 300;
+    clock.when(local).max(now) + Duration::from_micros(late)
+}
+
+/// What becomes of something that comes to a process.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hears {
+    /// It runs, and takes it in.
+    Now,
+    /// It stands still, or something that came before is not taken in yet.
+    Later,
+    /// It is gone.
+    Never,
+}
+
 /// What is the same for all processes, whatever runs in them.
 pub(crate) trait Running {
     fn is_running(&self) -> bool;
@@ -147,8 +192,6 @@ pub(crate) trait Running {
     fn inbox(&mut self) -> &mut VecDeque<Input>;
     fn alarm(&self) -> Option<Time>;
     fn set_alarm(&mut self, at: Option<Time>);
-    fn set_steady(&mut self, until: Time);
-    fn clock(&self) -> Clock;
     fn kill_after(&mut self) -> &mut Option<u32>;
     fn hold(&mut self, begins: bool) -> u32;
     fn freeze(&mut self, begins: bool) -> u32;
@@ -174,12 +217,6 @@ impl<M> Running for Slot<M> {
     }
     fn set_alarm(&mut self, at: Option<Time>) {
         self.alarm = at;
-    }
-    fn set_steady(&mut self, until: Time) {
-        self.steady_until = until;
-    }
-    fn clock(&self) -> Clock {
-        self.clock
     }
     fn kill_after(&mut self) -> &mut Option<u32> {
         &mut self.kill_after

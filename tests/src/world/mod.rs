@@ -4,6 +4,7 @@
 mod arbiter;
 mod device;
 mod faults;
+mod gateway;
 mod host;
 mod hosts;
 mod keeper;
@@ -13,6 +14,8 @@ mod queue;
 
 use std::time::Duration;
 
+use fence::core::RequestId;
+use node::core::Event as NodeEvent;
 use protocol::ids::{ClusterName, NodeId};
 use protocol::time::Time;
 
@@ -23,6 +26,7 @@ use crate::network::{Network, Segment};
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Process, Scenario};
 use crate::trace::Trace;
+use gateway::{FenceHost, ToGateway};
 pub(crate) use hosts::Hosts;
 pub(crate) use machine::{Host, Input, Server, Write};
 use queue::Queue;
@@ -64,6 +68,18 @@ pub(crate) enum Delivery {
     ServiceEnds { node: NodeId, pid: i32 },
     /// A forked child executes the service, if it is before a time of the keeper's clock.
     Exec { node: NodeId, pid: i32, until: Time },
+    /// Something comes to the gateway, in this life of it.
+    Gateway(u64, ToGateway),
+    /// The gateway's process is started, if nothing holds it down.
+    StartGateway,
+    /// A node tries to connect to the gateway, for this request.
+    Knock { node: NodeId, number: u64, tries: u32 },
+    /// The gateway tries again to send what a requester has not got yet.
+    Lines(RequestId),
+    /// A line of the gateway's answer reaches the daemon that made this request.
+    Line { node: NodeId, life: u64, number: u64, line: Box<NodeEvent> },
+    /// Somebody presses the button of a node that is off since this cut.
+    PowerButton { node: NodeId, cuts: u64 },
     /// Nothing but a look at the invariants: a state may end while nothing happens.
     Look,
     /// A fault of the scenario begins or ends.
@@ -81,6 +97,7 @@ pub struct World {
     chances: u64,
     pub(crate) hosts: Hosts,
     pub(crate) server: Server,
+    pub(crate) gateway: FenceHost,
     pub(crate) network: Network,
     pub(crate) trace: Trace,
     pub(crate) monitor: Monitor,
@@ -110,6 +127,7 @@ impl World {
             chances: 0,
             hosts: hosts.collect(),
             server: Server::new(seed, skew(0)),
+            gateway: FenceHost::new(skew(u64::MAX)),
             network: Network::new(seed, scenario.nodes().count()),
             trace: Trace::default(),
             monitor: Monitor::new(scenario),
@@ -122,6 +140,9 @@ impl World {
         };
         world.put_in(LOOK, Delivery::Look);
         world.boot(End::Arbiter);
+        if scenario.topology.gateway {
+            world.put_in(LOOK, Delivery::StartGateway);
+        }
         for node in scenario.nodes() {
             world.boot(End::Node(node));
         }
@@ -193,7 +214,10 @@ impl World {
             (next, Some((at, process))) if next.is_none_or(|next| at < next) => {
                 self.now = self.now.max(at);
                 self.trace.number(at.0);
-                self.wake(process);
+                match process {
+                    Some(process) => self.wake(process),
+                    None => self.wake_gateway(),
+                }
             }
             (Some(_), _) => {
                 if let Some((at, delivery)) = self.queue.pop() {
@@ -218,7 +242,8 @@ impl World {
             )
         });
         let arbiter = format!("arbiter: {:#?}\n", self.server.arbiter.machine);
-        hosts.chain([arbiter]).collect()
+        let gateway = format!("gateway: {:#?}\n", self.gateway);
+        hosts.chain([arbiter, gateway]).collect()
     }
 
     pub(crate) fn put(&mut self, at: Time, delivery: Delivery) {
@@ -278,12 +303,25 @@ impl World {
             Delivery::Thaw(process, life) => self.thaw(process, life),
             Delivery::ServiceEnds { node, pid } => self.child_ends(node, pid),
             Delivery::Exec { node, pid, until } => self.exec(node, pid, until),
+            Delivery::Gateway(life, input) => self.gateway_input(life, input),
+            Delivery::StartGateway => self.start_gateway(),
+            Delivery::Knock { node, number, tries } => self.knock(node, number, tries),
+            Delivery::Lines(id) => self.send_lines(id),
+            Delivery::Line { node, life, number, line } => {
+                self.line_comes(node, life, number, *line);
+            }
+            Delivery::PowerButton { node, cuts } => self.power_button(node, cuts),
             Delivery::Look => {
                 self.put_in(LOOK, Delivery::Look);
                 self.models_look();
             }
             Delivery::Fault { index, begins } => self.fault(index, begins),
         }
+    }
+
+    /// Takes what is under way and is so out of the queue, in order.
+    fn take_all(&mut self, chosen: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        self.queue.take_all(chosen)
     }
 
     /// The writes of a process that dies: each is on disk or is not.

@@ -11,14 +11,14 @@ use protocol::time::Time;
 use qdevice::core::{Device, Event as DeviceEvent};
 use qnetd::core::{Arbiter, Event as ArbiterEvent, GrantRecord, Memory, Settings};
 
-use super::machine::{Input, Running, Write};
+use super::machine::{Hears, Input, Running, Write, served_at};
 use super::{Delivery, World};
 use crate::clock::{Clock, hash};
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Process};
 
 /// A deadline that does not move though its machine is called so often is a busy loop.
-const SPIN_LIMIT: u32 = 100;
+pub(super) const SPIN_LIMIT: u32 = 100;
 /// Datagrams that a socket holds for a process that does not read.
 const SOCKET_LIMIT: usize = 200;
 
@@ -39,22 +39,22 @@ impl World {
         }
     }
 
-    /// The process with the earliest alarm.
-    pub(super) fn next_alarm(&self) -> Option<(Time, Process)> {
-        let mut best: Option<(Time, Process)> = None;
-        let mut look = |slot: &dyn Running, process: Process| {
-            let frozen = slot.is_frozen();
-            if let Some(at) = slot.alarm().filter(|_| !frozen)
+    /// The process with the earliest alarm; `None` for it is the gateway.
+    pub(super) fn next_alarm(&self) -> Option<(Time, Option<Process>)> {
+        let mut best: Option<(Time, Option<Process>)> = None;
+        let mut look = |rings: Option<Time>, process: Option<Process>| {
+            if let Some(at) = rings
                 && best.is_none_or(|(first, _)| at < first)
             {
                 best = Some((at, process));
             }
         };
-        look(&self.server.arbiter, Process::Arbiter);
+        look(self.server.arbiter.rings(), Some(Process::Arbiter));
+        look(self.gateway.slot.rings(), None);
         for (node, host) in self.hosts.iter() {
-            look(&host.node, Process::Node(*node));
-            look(&host.device, Process::Device(*node));
-            look(&host.keeper, Process::Keeper(*node));
+            look(host.node.rings(), Some(Process::Node(*node)));
+            look(host.device.rings(), Some(Process::Device(*node)));
+            look(host.keeper.rings(), Some(Process::Keeper(*node)));
         }
         best
     }
@@ -73,18 +73,23 @@ impl World {
 
     /// Something comes to a process: it waits where the process stands still.
     pub(super) fn input(&mut self, process: Process, life: Option<u64>, input: Input) {
-        let Some(slot) = self.slot(process) else { return };
-        if !slot.is_running() || life.is_some_and(|life| life != slot.life()) {
-            return;
-        }
-        if slot.is_frozen() || !slot.inbox().is_empty() {
-            let full = slot.inbox().len() >= SOCKET_LIMIT;
-            if !(full && matches!(input, Input::Beat(_))) {
-                slot.inbox().push_back(input);
+        let hears = match process {
+            Process::Node(node) => self.hosts.get_mut(&node).map(|host| host.node.hears(life)),
+            Process::Device(node) => self.hosts.get_mut(&node).map(|host| host.device.hears(life)),
+            Process::Keeper(node) => self.hosts.get_mut(&node).map(|host| host.keeper.hears(life)),
+            Process::Arbiter => Some(self.server.arbiter.hears(life)),
+        };
+        match hears {
+            Some(Hears::Now) => self.feed(process, input),
+            Some(Hears::Later) => {
+                let Some(slot) = self.slot(process) else { return };
+                let full = slot.inbox().len() >= SOCKET_LIMIT;
+                if !(full && matches!(input, Input::Beat(_))) {
+                    slot.inbox().push_back(input);
+                }
             }
-            return;
+            Some(Hears::Never) | None => {}
         }
-        self.feed(process, input);
     }
 
     /// The process runs, and does everything that follows.
@@ -101,30 +106,27 @@ impl World {
     /// When the deadline of a process is served: never early, and a little late. What a node says
     /// of itself changes with time at its deadlines only.
     fn set_alarm(&mut self, process: Process) {
-        let deadline = match process {
+        let (now, seed) = (self.now, self.scenario.seed);
+        match process {
+            Process::Arbiter => self.server.arbiter.wind(now, seed, Arbiter::deadline),
             Process::Node(node) => {
-                self.hosts.get(&node).and_then(|h| h.node.machine.as_ref().and_then(Node::deadline))
+                let Some(host) = self.hosts.get_mut(&node) else { return };
+                host.node.wind(now, seed, Node::deadline);
             }
             Process::Device(node) => {
-                self.hosts.get(&node).and_then(|h| h.device.machine.as_ref()?.deadline())
+                let Some(host) = self.hosts.get_mut(&node) else { return };
+                host.device.wind(now, seed, Device::deadline);
             }
-            Process::Keeper(node) => self
-                .hosts
-                .get(&node)
-                .and_then(|h| h.keeper.machine.as_ref().and_then(Keeper::deadline)),
-            Process::Arbiter => self.server.arbiter.machine.as_ref().and_then(Arbiter::deadline),
-        };
-        let (now, seed) = (self.now, self.scenario.seed);
-        let Some(slot) = self.slot(process) else { return };
-        let Some(local) = deadline.filter(|at| *at != Time::NEVER) else {
-            slot.set_alarm(None);
-            slot.set_steady(Time::NEVER);
-            return;
-        };
-        let due = slot.clock().when(local);
-        let late = hash(seed, 0x6c61, local.0) % 300;
-        slot.set_alarm(Some(due.max(now) + Duration::from_micros(late)));
-        slot.set_steady(due);
+            Process::Keeper(node) => {
+                let Some(host) = self.hosts.get_mut(&node) else { return };
+                host.keeper.wind(now, seed, Keeper::deadline);
+            }
+        }
+    }
+
+    /// When a deadline of a clock is served.
+    pub(super) fn served_at(&self, clock: Clock, local: Time) -> Time {
+        served_at(self.now, self.scenario.seed, clock, local)
     }
 
     /// An action of a process is about to be done: false if the process dies before it.
@@ -384,7 +386,12 @@ impl World {
                 );
                 self.server.journal.push(record.clone());
             }
-            (Write::Fencing(_, record), _) => self.server.fencing = Some(record.clone()),
+            (Write::Fencing(_, record), _) => {
+                for off in &record.off {
+                    self.check_off(off.node, off.boot);
+                }
+                self.server.fencing = Some(record.clone());
+            }
             (Write::Node(..) | Write::Mark(_), _) => {}
         }
     }

@@ -18,8 +18,8 @@ pub(super) fn step(progress: &Progress, brush: Brush) -> Option<String> {
         Progress::Accepted { job } => Some(brush.paint(Colour::Faint, &format!("job {job}"))),
         Progress::Step { node: Some(node), text } => Some(format!("node {node}: {text}")),
         Progress::Step { node: None, text } => Some(text.clone()),
-        // Its result says the same again.
-        Progress::Off { .. } => None,
+        // Its result says the same again; and what members are asked is between nodes.
+        Progress::Off { .. } | Progress::Challenge { .. } => None,
         Progress::Done { results } => {
             let lines: Vec<_> = results
                 .iter()
@@ -146,10 +146,11 @@ fn words(entry: &Entry) -> String {
             )
         }
         Entry::Attested { job, attestation } => format!(
-            "job {job}: the arbiter says yes: the vote {} {}, epoch {}",
+            "job {job}: {} {}, epoch {}",
             match attestation.role {
-                Role::Holder => "is with",
-                Role::Candidate => "is to go to",
+                Role::Holder => "the arbiter says yes: the vote is with",
+                Role::Candidate => "the arbiter says yes: the vote is to go to",
+                Role::Majority => "more than half of all votes say yes, without the arbiter: of",
             },
             nodes(&attestation.holders),
             attestation.epoch
@@ -174,6 +175,9 @@ fn words(entry: &Entry) -> String {
             };
             format!("job {job}: node {node} is off: {how}")
         }
+        Entry::Untold { job, node } => format!(
+            "job {job}: node {node}: the arbiter, which was not asked, waits for the node's bound"
+        ),
         Entry::Ended { job, node, result } => format!("job {job}: node {node}: {result}"),
         Entry::Released { .. } => "the arbiter has heard that it is over".to_owned(),
         Entry::Started { open } => format!("the gateway started, {open} jobs were open"),
