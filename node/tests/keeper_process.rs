@@ -203,8 +203,9 @@ async fn the_mark_is_there_from_before_the_start_until_after_the_proof() {
     let (mut client, _) = place.keeper().await;
     assert!(!place.marked());
     let seen = place.file("seen");
+    // It takes until SIGKILL to stop, and the mark is looked at before that.
     let script = format!(
-        "test -e {} && touch {}; exec sleep 1000",
+        "trap '' TERM; test -e {} && touch {}; exec sleep 1000",
         place.file(mark::FILE).display(),
         seen.display()
     );

@@ -6,7 +6,7 @@
 //! been without all of them, or until the arbiter has told it how far epochs have come.
 
 use protocol::cluster::Installed;
-use protocol::ids::Epoch;
+use protocol::ids::{Epoch, ViewId};
 
 use super::quorum::Count;
 use super::{Action, Node, Time};
@@ -39,6 +39,16 @@ impl Node {
         }
     }
 
+    /// A member of this node's view has stored an epoch that is newer than the view's, as the arbiter
+    /// has told it: enough of them have to before it counts, and not all may be told.
+    pub(super) fn hear_member_epoch(&mut self, view: Option<ViewId>, highest: Epoch) {
+        let current = self.current.as_ref().filter(|ballot| !ballot.left);
+        let same = current.is_some_and(|ballot| Some(ballot.installed.id) == view);
+        if same && !self.want.forgotten && highest > self.want.epoch && self.is_credible(highest) {
+            self.raise_epoch(highest);
+        }
+    }
+
     /// It could have been reached since this node heard of an epoch last.
     pub(super) fn is_credible(&self, epoch: Epoch) -> bool {
         epoch.0.saturating_sub(self.want.epoch.0) <= EPOCH_JUMP_LIMIT
@@ -57,17 +67,19 @@ impl Node {
         let Some(ballot) = self.current.as_ref().filter(|ballot| !ballot.left) else { return };
         // The members that remember have agreed on an epoch above all that they remember. The
         // device's vote is no such: its epoch is known to those only whom the arbiter reaches.
-        let device = ballot.device.map_or(0, |_| self.config.device_votes.saturating_mul(2));
-        let with_device = self.halves(now, ballot, Count::Free);
-        let peers = with_device.saturating_sub(device);
+        let device = self.config.device_votes.saturating_mul(2);
+        let counted = ballot.device.map_or(0, |_| device);
+        let peers = self.halves(now, ballot, Count::Free).saturating_sub(counted);
         let enough = |votes: u32| self.all_halves().saturating_sub(votes) < self.need();
         if enough(peers) || self.is_first(&ballot.installed) {
             self.want.forgotten = false;
             return;
         }
         // What the arbiter has heard from the members of this very view is no news.
-        let known = ballot.installed.epoch.max(self.arbiter_epoch);
-        if ballot.device.is_some() || known > ballot.installed.epoch {
+        let grant = ballot.next_device.or(ballot.device).map(|device| device.grant.epoch);
+        let known = ballot.installed.epoch.max(self.arbiter_epoch).max(grant.unwrap_or_default());
+        if grant.is_some() || known > ballot.installed.epoch {
+            let with_device = peers.saturating_add(grant.map_or(0, |_| device));
             let room = if enough(with_device) { 0 } else { FORGOTTEN_EPOCHS };
             let above = Epoch(known.0.saturating_add(room));
             self.want.forgotten = false;

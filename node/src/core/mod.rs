@@ -441,7 +441,9 @@ impl Node {
         if peer.is_news(&beat) {
             let (from, boot) = (beat.from, beat.boot);
             let (view, off) = (beat.view.as_ref().map(|view| view.id), beat.off.clone());
+            let highest = beat.highest_epoch;
             peer.hear(now, me, digest, sent, beat);
+            self.hear_member_epoch(view, highest);
             self.heard_alive(now, from, boot);
             self.hear_off(now, from, view, &off);
         }

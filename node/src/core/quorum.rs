@@ -35,8 +35,9 @@ pub(super) struct Ballot {
     /// No node outside can count this node's vote any more (safety 1).
     pub(super) vote_free_at: Time,
     pub(super) device: Option<DeviceVote>,
-    /// A vote of a newer grant, whose epoch is not on disk yet: until then the one before counts.
-    next_device: Option<DeviceVote>,
+    /// A vote of a newer grant, whose epoch too few have stored yet: until then the one before
+    /// counts.
+    pub(super) next_device: Option<DeviceVote>,
 }
 
 impl Ballot {
@@ -273,10 +274,12 @@ impl Node {
     /// Recomputes the state and what hangs on it. Returns until when the node is entitled if
     /// nothing more is heard.
     pub(super) fn count(&mut self, now: Time) -> Option<Time> {
-        let durable = self.durable.epoch;
-        for ballot in [&mut self.current, &mut self.old].into_iter().flatten() {
+        let stored =
+            [&self.current, &self.old].map(|ballot| self.granted_is_stored(ballot.as_ref()));
+        for (ballot, stored) in [&mut self.current, &mut self.old].into_iter().zip(stored) {
+            let Some(ballot) = ballot else { continue };
             // A granted epoch is stored before its vote counts; then it is the view's (rule S4).
-            let next = ballot.next_device.take_if(|device| device.grant.epoch <= durable);
+            let next = ballot.next_device.take_if(|_| stored);
             ballot.device = next.or(ballot.device).filter(|device| now < device.until);
             ballot.next_device = ballot.next_device.filter(|device| now < device.until);
             if let Some(device) = ballot.device {
@@ -305,6 +308,34 @@ impl Node {
         }
         self.answer_polls();
         until
+    }
+
+    /// The newest grant's epoch is on the disks of voters with a quorum, this node's among them: the
+    /// arbiter has stored it before it told anybody, and the members say how far they have come. An
+    /// epoch that the arbiter and one node alone knew could be given again after that node's disk
+    /// was lost (safety 27).
+    fn granted_is_stored(&self, ballot: Option<&Ballot>) -> bool {
+        let Some((ballot, next)) = ballot.and_then(|ballot| Some((ballot, ballot.next_device?)))
+        else {
+            return false;
+        };
+        let epoch = next.grant.epoch;
+        if epoch > self.durable.epoch {
+            return false;
+        }
+        if epoch <= ballot.installed.epoch {
+            return true;
+        }
+        let knows = |node: &NodeId| {
+            if *node == self.config.node {
+                return !self.durable.forgotten;
+            }
+            let beat = self.peers.get(node).and_then(|peer| peer.beat.as_ref());
+            beat.is_some_and(|beat| beat.highest_epoch >= epoch)
+        };
+        let members = ballot.installed.members.iter().filter(|node| knows(node));
+        let votes = members.map(|node| self.weight(*node));
+        votes.fold(self.config.device_votes.saturating_mul(2), u32::saturating_add) >= self.need()
     }
 
     /// Keeps the view that the node was entitled in while the new one has no quorum yet.

@@ -106,3 +106,26 @@ fn a_lost_disk_costs_nothing_where_the_other_nodes_remember_enough() {
     assert!(world.node(1).view_epoch() > epoch);
     world.until(1500, |w| !w.places[&1].disk.forgotten);
 }
+
+/// The arbiter tells one of three nodes of its grant, which is quorate only with another one.
+#[test]
+fn a_granted_epoch_counts_once_voters_with_a_quorum_have_stored_it() {
+    let mut world = World::new(config(3));
+    world.until(3000, |w| (1..=3).all(|id| w.node(id).members().len() == 3));
+    world.kill(1);
+    world.until(3000, |w| (2..=3).all(|id| w.node(id).members().len() == 2));
+    let (view, epoch) = (world.view(2), world.node(2).view_epoch());
+    // Node 3 stores nothing any more.
+    world.places.get_mut(&3).unwrap().disk_works = false;
+    world.cast(2, view, 10_000, epoch.0 + 7);
+    world.run(1000);
+    assert_eq!((world.state(2), world.node(2).view_epoch()), (QuorumState::Inquorate, epoch));
+    assert_eq!(world.places[&2].disk.epoch.0, epoch.0 + 7);
+    assert_eq!(world.polled(2), None);
+    // It has heard of the epoch from node 2, not from the arbiter.
+    world.places.get_mut(&3).unwrap().disk_works = true;
+    world.until(3000, |w| w.state(2) == QuorumState::Quorate);
+    assert_eq!(world.node(2).view_epoch().0, epoch.0 + 7);
+    assert!(world.places[&3].disk.epoch.0 >= epoch.0 + 7);
+    assert_eq!(world.polled(2), Some(true));
+}
