@@ -16,6 +16,8 @@ mod ipmi;
 mod lab;
 #[path = "fence/light.rs"]
 mod light;
+#[path = "../../fence/tests/daemon/nameless.rs"]
+mod nameless;
 #[path = "fence/process.rs"]
 mod process;
 #[path = "fence/sim.rs"]

@@ -4,34 +4,33 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "fence/gateway.rs"]
+#[allow(dead_code, reason = "the tests of one gateway use the rest")]
+mod gateway;
 
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use common::arbiter::certs;
-use common::{Daemon, LIMIT, PROGRAM, haguard, stdout};
+use common::{LIMIT, PROGRAM};
+use gateway::Gateway;
 use haguard::command::demo::samples::{Record, Sampler, now};
 use haguard::command::demo::story::{are_one, runs_on};
 use haguard::command::demo::verdict::two_sides;
 use haguard::command::demo::world::{CLUSTER, Plan, World};
+use protocol::fence::GatewayStatus;
 use protocol::times;
 use protocol::vote::Algorithm;
 use tokio::time::sleep;
 
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(20);
-/// Beside the arbiter's, on the same address.
-const GATEWAY_PORT: u16 = 15413;
 
 struct Site {
     world: World,
     sampler: Sampler,
     directory: PathBuf,
-    gateway: Daemon,
+    gateway: Gateway,
 }
 
 impl Site {
@@ -47,21 +46,22 @@ impl Site {
             trust_process_watchdog: false,
         };
         let mut world = World::build(plan).await.unwrap();
-        let arbiter = world.layout().arbiter();
-        let address = SocketAddr::new(arbiter.ip(), GATEWAY_PORT);
+        world.start_arbiter().unwrap();
+        let (home, authority) = (directory.join("gateway"), directory.join("ca"));
+        let mut gateway = Gateway::prepare(&home, &authority, CLUSTER, world.layout().arbiter());
+        gateway.write(&gateway.outlets(&[1, 2, 3, 4]));
+        gateway.start().await;
+        let address = gateway.address();
         let conf = directory.join("corosync.conf");
         let text = fs::read_to_string(&conf).unwrap();
         fs::write(conf, text.replace("haguard {", &format!("haguard {{\n    gateway: {address}")))
             .unwrap();
-        world.start_arbiter().unwrap();
-        let gateway = gateway(&directory, arbiter, address);
         for node in world.all() {
             world.start_node(node).await.unwrap();
         }
         let sampler = Sampler::start(world.sockets());
         let site = Self { world, sampler, directory, gateway };
         site.wait("the start", |r| are_one(r, &[1, 2, 3, 4]) && runs_on(r, &[4])).await;
-        site.wait_gateway("the arbiter", |text| text.contains("\"arbiter\":\"connected\"")).await;
         site
     }
 
@@ -79,67 +79,6 @@ impl Site {
             sleep(LOOK).await;
         }
     }
-
-    /// `haguard fence list --json`, until it is as wanted.
-    async fn wait_gateway(&self, what: &str, so: impl Fn(&str) -> bool) {
-        let run = self.directory.join("gateway/run").display().to_string();
-        let limit = now() + LIMIT;
-        loop {
-            let said = stdout(&haguard(&["fence", "list", "--json", "--run-dir", &run]));
-            let plain: String = said.chars().filter(|c| !c.is_whitespace()).collect();
-            if so(&plain) {
-                return;
-            }
-            assert!(now() < limit, "not in time: {what}: {said}\n{}", self.gateway.log());
-            sleep(LOOK).await;
-        }
-    }
-
-    /// What a node's power switch was told to do, without questions.
-    fn told(&self, node: u32) -> Vec<String> {
-        let log = fs::read_to_string(self.directory.join(format!("gateway/outlet-{node}.log")));
-        let log = log.unwrap_or_default();
-        log.lines().filter(|line| matches!(*line, "off" | "on")).map(str::to_owned).collect()
-    }
-}
-
-/// A gateway's process with a fence agent for each node, whose state is a file.
-fn gateway(directory: &Path, arbiter: SocketAddr, address: SocketAddr) -> Daemon {
-    let home = directory.join("gateway");
-    fs::create_dir_all(&home).unwrap();
-    let (authority, out) = (directory.join("ca").display().to_string(), home.display().to_string());
-    certs(&["gateway", "--dir", &authority, "--out", &out, "--cluster", CLUSTER]);
-    let mut text =
-        format!("cluster = \"{CLUSTER}\"\narbiter = \"{arbiter}\"\nlisten = \"{address}\"\n");
-    for node in 1..=4 {
-        let outlet = home.join(format!("outlet-{node}"));
-        let name = outlet.display();
-        let script = format!(
-            "#!/bin/sh\n\
-             while read line; do case $line in action=*) action=${{line#action=}};; esac; done\n\
-             echo $action >> {name}.log\n\
-             case $action in\n\
-             off|on) echo $action > {name}.power;;\n\
-             status) read power < {name}.power\n\
-             if [ $power = off ]; then echo Status: OFF; exit 2; fi; echo Status: ON;;\n\
-             esac\n"
-        );
-        fs::write(&outlet, script).unwrap();
-        fs::write(home.join(format!("outlet-{node}.power")), "on\n").unwrap();
-        fs::set_permissions(&outlet, fs::Permissions::from_mode(0o755)).unwrap();
-        text += &format!(
-            "[devices.outlet-{node}]\nkind = \"agent\"\nprogram = \"{name}\"\n\
-             [nodes.{node}]\nlevels = [[\"outlet-{node}\"]]\n"
-        );
-    }
-    fs::write(home.join("gateway.toml"), text).unwrap();
-    let mut command = Command::new(PROGRAM);
-    command.args(["fence", "gateway", "--config"]).arg(home.join("gateway.toml"));
-    command.arg("--state-dir").arg(home.join("state")).arg("--run-dir").arg(home.join("run"));
-    command.arg("--tls-ca").arg(home.join("ca.pem"));
-    command.arg("--tls-cert").arg(home.join("gateway.pem"));
-    command.arg("--tls-key").arg(home.join("gateway-key.pem"));
-    Daemon::spawn(&mut command, &home.join("log").display().to_string())
 }
 
 #[tokio::test]
@@ -152,10 +91,11 @@ async fn without_the_arbiter_the_majority_has_a_dead_node_fenced_and_takes_over(
         (1..=4).all(four) && are_one(record, &[1, 2, 3, 4])
     })
     .await;
-    site.wait_gateway("the loss of the arbiter", |text| {
-        text.contains("morethanhalfofallvotes") && !text.contains("\"arbiter\":\"connected\"")
-    })
-    .await;
+    let is_lost = |status: &GatewayStatus| {
+        let said = serde_json::to_string(status).unwrap();
+        said.contains("more than half of all votes") && status.arbiter != "connected"
+    };
+    site.gateway.until("the loss of the arbiter", is_lost).await;
     let lost = now();
     site.world.kill_node(4).await.unwrap();
     site.wait("the service on another node", |record| {
@@ -164,8 +104,8 @@ async fn without_the_arbiter_the_majority_has_a_dead_node_fenced_and_takes_over(
     .await;
     let took = now().since(lost);
     assert!(took < times::STOP_PROOF, "before the watchdog's bound, which is no proof: {took:?}");
-    assert_eq!(site.told(4), ["off"], "took {took:?}");
-    assert!((1..=3).all(|node| site.told(node).is_empty()));
+    assert_eq!(site.gateway.told(4), ["off"], "took {took:?}");
+    assert!((1..=3).all(|node| site.gateway.told(node).is_empty()));
     let proven = |record: &Record| {
         let said = |node| record.status(node).and_then(|status| status.fencing.get(&4).cloned());
         (1..=3).all(|node| said(node).is_some_and(|text| text.contains("reads off")))

@@ -15,6 +15,7 @@ mod doors;
 mod emulator;
 mod jobs;
 mod majority;
+mod nameless;
 mod redfish;
 mod reload;
 mod site;

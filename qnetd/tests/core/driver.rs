@@ -374,7 +374,11 @@ impl Own {
 
 /// Two own clients in the full view {1, 2}, both with the vote.
 pub(crate) fn pair(driver: &mut Driver) -> (Own, Own) {
-    let (mut one, mut two) = (Own::new(1, 1, &[1, 2]), Own::new(2, 2, &[1, 2]));
+    meet(driver, Own::new(1, 1, &[1, 2]), Own::new(2, 2, &[1, 2]))
+}
+
+/// The same of clients that are special in some way.
+pub(crate) fn meet(driver: &mut Driver, mut one: Own, mut two: Own) -> (Own, Own) {
     one.join(driver);
     two.join(driver);
     one.report(driver, 4, &[1, 2]);
@@ -383,4 +387,10 @@ pub(crate) fn pair(driver: &mut Driver) -> (Own, Own) {
     one.confirm(driver, &done);
     two.confirm(driver, &done);
     (one, two)
+}
+
+/// Two of which real corosync counts the votes.
+pub(crate) fn pair_on_corosync(driver: &mut Driver) -> (Own, Own) {
+    let own = |node| Own { host: HostKind::Corosync, ..Own::new(u64::from(node), node, &[1, 2]) };
+    meet(driver, own(1), own(2))
 }

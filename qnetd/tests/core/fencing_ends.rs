@@ -3,11 +3,11 @@
 
 use protocol::fence::{Ask, How, Proof, Refusal, Verdict};
 use protocol::ids::{BootId, Epoch, NodeId};
-use protocol::qnet::{Hello, HostKind, Message, MessageType, NodeListType};
+use protocol::qnet::{Hello, Message, MessageType, NodeListType};
 use protocol::vote::{Bound, Vote, WatchdogClass};
 use qnetd::core::{Settings, VoteHold};
 
-use crate::driver::{CLUSTER, Done, Driver, Own, init, nodes, set, votes};
+use crate::driver::{CLUSTER, Done, Driver, Own, init, nodes, pair_on_corosync, set, votes};
 use crate::fencing::{entitled, refusal};
 use crate::stock_client::{self, settings, winners};
 
@@ -32,15 +32,7 @@ fn proof(
 #[test]
 fn a_node_that_is_confirmed_off_is_given_no_time_to_notice_a_cut() {
     let mut driver = Driver::new(Settings::default());
-    let (mut one, mut two) = (Own::new(1, 1, &[1, 2]), Own::new(2, 2, &[1, 2]));
-    for own in [&mut one, &mut two] {
-        own.host = HostKind::Corosync;
-        own.join(&mut driver);
-    }
-    one.report(&mut driver, 4, &[1, 2]);
-    let done = two.report(&mut driver, 4, &[1, 2]);
-    one.confirm(&mut driver, &done);
-    two.confirm(&mut driver, &done);
+    let (_one, mut two) = pair_on_corosync(&mut driver);
     driver.gateway();
     // Its device has long been silent, and its corosync vanishes only now.
     driver.pass_renewing(60_000, &mut [&mut two]);

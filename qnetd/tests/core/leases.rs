@@ -5,7 +5,7 @@ use protocol::times;
 use protocol::vote::Vote;
 use qnetd::core::Settings;
 
-use crate::driver::{Done, Driver, Own, grant_to, pair, set, votes};
+use crate::driver::{Done, Driver, Own, grant_to, meet, pair, set, votes};
 
 #[test]
 fn a_full_view_gets_short_leases_at_once_and_the_grant_is_stored_first() {
@@ -73,18 +73,11 @@ fn a_silent_holder_keeps_the_vote_for_its_bound_and_not_longer() {
 
 /// Two hosts with corosync in the full view {1, 2}; the second connection began within a
 /// membership change, so the arbiter was told T and S.
-fn pair_on_corosync(driver: &mut Driver) -> (Own, Own) {
+fn pair_within_a_change(driver: &mut Driver) -> (Own, Own) {
     let (mut one, mut two) = (Own::new(1, 1, &[1, 2]), Own::new(2, 2, &[1, 2]));
     (one.host, one.worst_case_ms) = (HostKind::Corosync, 10_000);
     (two.host, two.worst_case_ms) = (HostKind::Corosync, 40_000);
-    one.join(driver);
-    two.join(driver);
-    one.report(driver, 4, &[1, 2]);
-    let done = two.report(driver, 4, &[1, 2]);
-    assert_eq!(votes(&done), [(1, Vote::Ack), (2, Vote::Ack)]);
-    one.confirm(driver, &done);
-    two.confirm(driver, &done);
-    (one, two)
+    meet(driver, one, two)
 }
 
 #[test]
@@ -98,7 +91,7 @@ fn a_lost_host_is_waited_for_as_long_as_it_has_said_last() {
         (Some(41_000), 40_000, 40_000),
     ] {
         let mut driver = Driver::new(Settings::default());
-        let (mut one, mut two) = pair_on_corosync(&mut driver);
+        let (mut one, mut two) = pair_within_a_change(&mut driver);
         assert_eq!(driver.journal.last().unwrap().bound_ms, Some(hold + 40_000));
         driver.pass_renewing(500, &mut [&mut one, &mut two]);
         two.shorter_ms = shorter_ms;
@@ -125,7 +118,7 @@ fn a_lost_host_is_waited_for_as_long_as_it_has_said_last() {
 #[test]
 fn a_shorter_bound_that_was_not_applied_does_not_count() {
     let mut driver = Driver::new(Settings::default());
-    let (mut one, mut two) = pair_on_corosync(&mut driver);
+    let (mut one, mut two) = pair_within_a_change(&mut driver);
     two.shorter_ms = Some(10_000);
     driver.pass_renewing(250, &mut [&mut one, &mut two]);
     // The new grant is on its way; the second node may still count by the old one.

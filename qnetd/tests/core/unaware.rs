@@ -9,7 +9,7 @@ use protocol::times;
 use protocol::vote::Vote;
 use qnetd::core::{Settings, VoteHold};
 
-use crate::driver::{Driver, Own, votes};
+use crate::driver::{Driver, Own, pair_on_corosync, votes};
 use crate::stock_client::{self, settings, winners};
 
 fn millis(duration: Duration) -> u64 {
@@ -89,15 +89,7 @@ fn a_ring_that_forms_twice_does_not_shorten_the_time_to_notice() {
 #[test]
 fn a_loser_that_says_it_has_lost_is_not_waited_for() {
     let mut driver = Driver::new(Settings::default());
-    let (mut one, mut two) = (Own::new(1, 1, &[1, 2]), Own::new(2, 2, &[1, 2]));
-    for own in [&mut one, &mut two] {
-        own.host = HostKind::Corosync;
-        own.join(&mut driver);
-    }
-    one.report(&mut driver, 4, &[1, 2]);
-    let done = two.report(&mut driver, 4, &[1, 2]);
-    one.confirm(&mut driver, &done);
-    two.confirm(&mut driver, &done);
+    let (mut one, mut two) = pair_on_corosync(&mut driver);
     one.report(&mut driver, 5, &[1]);
     let done = two.report(&mut driver, 5, &[2]);
     assert_eq!(votes(&done), [(2, Vote::Nack)]);
