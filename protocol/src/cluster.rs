@@ -5,6 +5,9 @@
 //! ride on it: leases of votes (a beat that answers one of mine lends me the sender's vote in the
 //! view it names), view agreement (propose, accept, install), and the placement of the service.
 
+mod codec;
+
+use codec::{Reader, Wire, Writer};
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Challenge;
@@ -17,7 +20,8 @@ pub const MAX_NODES: usize = 16;
 pub const MAX_BEAT_BYTES: usize = 1100;
 
 /// One node's state, as told to one peer.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub struct Beat {
     /// The sender.
     pub from: NodeId,
@@ -57,12 +61,13 @@ pub struct Beat {
     pub off: Vec<KnownOff>,
     /// What a gateway asks the members of the sender's view, while no arbiter answers it (rule S7).
     /// Not among the fields of [`VERSION`]: see [`VERSION_CHALLENGE`].
-    #[serde(skip)]
+    #[cfg_attr(test, serde(skip))]
     pub challenge: Option<Challenge>,
 }
 
 /// A node that is proven off, as one member of a view tells the others.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub struct KnownOff {
     /// Which.
     pub node: NodeId,
@@ -77,7 +82,8 @@ pub struct KnownOff {
 }
 
 /// How a node is known to be off: [`crate::fence::How`] without its texts.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub enum OffBy {
     /// Its power read off.
     Power,
@@ -88,7 +94,8 @@ pub enum OffBy {
 }
 
 /// Names one beat of one instance.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub struct Answer {
     /// Whose life.
     pub instance: InstanceId,
@@ -97,7 +104,8 @@ pub struct Answer {
 }
 
 /// A view that a node has installed.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub struct Installed {
     /// Which view.
     pub id: ViewId,
@@ -110,7 +118,8 @@ pub struct Installed {
 }
 
 /// A view that is to be.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub struct Proposal {
     /// Its id; the ring sequence is higher than any that a member has stored.
     pub id: ViewId,
@@ -119,7 +128,8 @@ pub struct Proposal {
 }
 
 /// A member's yes to a proposal.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(test, derive(Deserialize, Serialize))]
 pub struct Accepted {
     /// Which proposal.
     pub id: ViewId,
@@ -163,37 +173,22 @@ const VERSION: u8 = 2;
 const VERSION_CHALLENGE: u8 = 3;
 
 impl Beat {
-    /// The beat's bytes: a version byte, then the fields in order (postcard).
+    /// The beat's bytes: a version byte, the fields in the order that `codec` lists, the challenge.
     ///
     /// # Errors
     /// [`BeatError::TooLong`] if it would not fit a datagram.
     pub fn encode(&self) -> Result<Vec<u8>, BeatError> {
-        // Into room that is there: to grow a vector byte by byte takes much longer.
-        let mut room = [0; MAX_BEAT_BYTES];
-        match self.write(&mut room) {
-            Ok(length) => Ok(room[..length].to_vec()),
-            Err(postcard::Error::SerializeBufferFull) => Err(self.too_long()),
-            Err(_) => Err(BeatError::Malformed),
-        }
-    }
-
-    fn write(&self, room: &mut [u8; MAX_BEAT_BYTES]) -> Result<usize, postcard::Error> {
-        let [version, rest @ ..] = room;
-        *version = if self.challenge.is_some() { VERSION_CHALLENGE } else { VERSION };
-        let mut length = postcard::to_slice(self, rest)?.len();
+        let version = if self.challenge.is_some() { VERSION_CHALLENGE } else { VERSION };
+        let mut writer = Writer::new(version);
+        self.write(&mut writer);
         if let Some(challenge) = &self.challenge {
-            length += postcard::to_slice(challenge, &mut rest[length..])?.len();
+            challenge.write(&mut writer);
         }
-        Ok(1 + length)
-    }
-
-    /// How long it would be.
-    fn too_long(&self) -> BeatError {
-        let bytes = postcard::to_extend(self, Vec::new()).and_then(|bytes| match &self.challenge {
-            Some(challenge) => postcard::to_extend(challenge, bytes),
-            None => Ok(bytes),
-        });
-        bytes.map_or(BeatError::Malformed, |bytes| BeatError::TooLong(1 + bytes.len()))
+        let bytes = writer.into_bytes();
+        if bytes.len() > MAX_BEAT_BYTES {
+            return Err(BeatError::TooLong(bytes.len()));
+        }
+        Ok(bytes)
     }
 
     /// Reads a beat; trailing bytes are refused.
@@ -209,14 +204,12 @@ impl Beat {
             Some((version, _)) => return Err(BeatError::Version(*version)),
             None => return Err(BeatError::Malformed),
         };
-        let (mut beat, mut rest): (Self, &[u8]) =
-            postcard::take_from_bytes(rest).map_err(|_| BeatError::Malformed)?;
+        let mut reader = Reader::new(rest);
+        let mut beat = Self::read(&mut reader).ok_or(BeatError::Malformed)?;
         if version == VERSION_CHALLENGE {
-            let (challenge, end): (Challenge, &[u8]) =
-                postcard::take_from_bytes(rest).map_err(|_| BeatError::Malformed)?;
-            (beat.challenge, rest) = (Some(challenge), end);
+            beat.challenge = Some(Challenge::read(&mut reader).ok_or(BeatError::Malformed)?);
         }
-        if !rest.is_empty() {
+        if reader.left() > 0 {
             return Err(BeatError::Malformed);
         }
         let lists = [
