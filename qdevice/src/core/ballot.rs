@@ -4,6 +4,7 @@
 //! it answers, and is cast with its end. A stock arbiter's vote is bounded by the last answered
 //! echo (safety 8). A loss is confirmed only after the host has taken it.
 
+use std::fmt;
 use std::time::Duration;
 
 use protocol::host::HeuristicsMode;
@@ -60,13 +61,33 @@ impl Ballot {
         self.vote == Some(Vote::Nack) || (self.vote == Some(Vote::Ack) && held)
     }
 
-    pub(super) fn vote_name(&self, now: Time) -> &'static str {
+    pub(super) fn word(&self, now: Time) -> Word {
         match (self.vote, self.lease) {
-            (Some(Vote::Nack), _) => "nack",
-            (_, Some(lease)) if now < lease.expires => "ack",
-            (Some(Vote::WaitForReply | Vote::AskLater), _) => "wait",
-            (Some(Vote::Ack | Vote::NoChange) | None, _) => "none",
+            (Some(Vote::Nack), _) => Word::Nack,
+            (_, Some(lease)) if now < lease.expires => Word::Ack,
+            (Some(Vote::WaitForReply | Vote::AskLater), _) => Word::Wait,
+            (Some(Vote::Ack | Vote::NoChange) | None, _) => Word::None,
         }
+    }
+}
+
+/// The vote in one word, for status.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Word {
+    Nack,
+    Ack,
+    Wait,
+    None,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nack => "nack",
+            Self::Ack => "ack",
+            Self::Wait => "wait",
+            Self::None => "none",
+        })
     }
 }
 
@@ -75,7 +96,7 @@ impl Device {
     pub(super) fn view_changed(&mut self) {
         self.ballot.vote = Some(Vote::WaitForReply);
         self.ballot.confirm = None;
-        self.problem.clear();
+        self.problem = None;
         self.start_heuristics(Purpose::View);
     }
 

@@ -12,7 +12,6 @@ mod lists;
 mod session;
 mod snapshot;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use protocol::time::Time;
 use protocol::times;
 use protocol::vote::Heuristics;
 
-use ballot::Ballot;
+use ballot::{Ballot, Word};
 use session::Session;
 pub use snapshot::{HeuristicsResults, Snapshot, State};
 
@@ -175,8 +174,9 @@ pub struct Device {
     heuristics_running: Option<ballot::Purpose>,
     heuristics_at: Option<Time>,
 
-    problem: String,
-    shown: Option<Facts<'static>>,
+    problem: Option<String>,
+    /// What the host shows of the device: [`Facts`], and a problem.
+    shown: Option<(Facts, Option<String>)>,
     evaluated: Time,
     leaving: bool,
     actions: VecDeque<Action>,
@@ -199,7 +199,7 @@ impl Device {
             heuristics_run: 0,
             heuristics_running: None,
             heuristics_at: None,
-            problem: String::new(),
+            problem: None,
             shown: None,
             evaluated: Time::ZERO,
             leaving: false,
@@ -335,12 +335,14 @@ impl Device {
             self.actions.push_back(Action::Decided(text.to_owned()));
         }
         self.forget_host();
-        self.problem = "the node's configuration has no quorum.device: add one".to_owned();
+        let text = "the node's configuration has no quorum.device: add one";
+        self.problem = Some(text.to_owned());
     }
 
     fn host_down(&mut self) {
         self.forget_host();
-        self.problem = "the node's local socket is closed: is haguard node running?".to_owned();
+        let text = "the node's local socket is closed: is haguard node running?";
+        self.problem = Some(text.to_owned());
     }
 
     /// Ends everything that is done for a host.
@@ -374,12 +376,12 @@ impl Device {
     }
 
     /// The arbiter's address as it is dialled.
-    fn arbiter(&self) -> Cow<'_, str> {
+    fn arbiter(&self) -> String {
         match &self.host {
             Some(host) if self.config.arbiter.is_empty() => {
-                Cow::Owned(format!("{}:{}", host.settings.host, host.settings.port))
+                format!("{}:{}", host.settings.host, host.settings.port)
             }
-            Some(_) | None => Cow::Borrowed(&self.config.arbiter),
+            Some(_) | None => self.config.arbiter.clone(),
         }
     }
 
@@ -389,63 +391,49 @@ impl Device {
             return;
         }
         let facts = self.facts(now);
-        if self.shown.as_ref() == Some(&facts) {
+        let shown = self.shown.as_ref();
+        if shown.is_some_and(|(shown, problem)| *shown == facts && *problem == self.problem) {
             return;
         }
-        let (status, facts) = (facts.status(), facts.into_owned());
-        self.shown = Some(facts);
+        self.shown = Some((facts, self.problem.clone()));
+        let status = self.status(facts);
         self.actions.push_back(Action::Status(status));
     }
 
-    fn facts(&self, now: Time) -> Facts<'_> {
+    fn facts(&self, now: Time) -> Facts {
         Facts {
             state: self.session.state(),
-            problem: Cow::Borrowed(&self.problem),
-            vote: self.ballot.vote_name(now),
-            arbiter: self.arbiter(),
+            vote: self.ballot.word(now),
             arbiter_id: self.session.arbiter.map(|arbiter| arbiter.id),
         }
     }
-}
 
-/// What a status is made of. It is looked at after every event, so it copies nothing.
-#[derive(Clone, Debug, PartialEq)]
-struct Facts<'a> {
-    state: State,
-    problem: Cow<'a, str>,
-    vote: &'static str,
-    arbiter: Cow<'a, str>,
-    arbiter_id: Option<ArbiterId>,
-}
-
-impl Facts<'_> {
-    fn into_owned(self) -> Facts<'static> {
-        Facts {
-            state: self.state,
-            problem: Cow::Owned(self.problem.into_owned()),
-            vote: self.vote,
-            arbiter: Cow::Owned(self.arbiter.into_owned()),
-            arbiter_id: self.arbiter_id,
-        }
-    }
-
-    fn status(&self) -> DeviceStatus {
-        let state = match self.state {
+    fn status(&self, facts: Facts) -> DeviceStatus {
+        let state = match facts.state {
             State::Down => "disconnected",
             State::Connecting => "connecting",
             State::Connected => "connected",
         };
         DeviceStatus {
-            state: match self.problem.as_ref() {
-                "" => state.to_owned(),
-                problem => format!("{state}: {problem}"),
+            state: match &self.problem {
+                None => state.to_owned(),
+                Some(problem) => format!("{state}: {problem}"),
             },
-            vote: self.vote.to_owned(),
+            vote: facts.vote.to_string(),
             // What changes by itself is added by who shows it.
             lease_remaining_ms: None,
             epoch: None,
-            arbiter: self.arbiter.clone().into_owned(),
-            arbiter_id: self.arbiter_id.map(|id| id.to_string()),
+            arbiter: self.arbiter(),
+            arbiter_id: facts.arbiter_id.map(|id| id.to_string()),
         }
     }
+}
+
+/// What a status is made of, but for what stays the same in a session. It is looked at after every
+/// event, so there is no text in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Facts {
+    state: State,
+    vote: Word,
+    arbiter_id: Option<ArbiterId>,
 }

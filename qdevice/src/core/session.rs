@@ -146,11 +146,11 @@ impl Device {
         if self.session.is_down() {
             return;
         }
-        if self.problem != reason {
+        if self.problem.as_ref() != Some(&reason) {
             let text = format!("no arbiter: {reason}");
             self.actions.push_back(Action::Decided(text));
         }
-        self.problem = reason;
+        self.problem = Some(reason);
         self.drop_stock_vote();
         self.heuristics_running = None;
         let pause = RETRY_MIN * 2u32.saturating_pow(self.session.failures.min(6));
@@ -377,7 +377,7 @@ impl Device {
         self.session.connected_at = Some(now);
         self.session.next_heartbeat = Some(now + self.session.heartbeat_pause());
         self.session.next_renewal = self.session.arbiter.map(|_| now);
-        self.problem.clear();
+        self.problem = None;
         self.actions.push_back(Action::Decided("connected to the arbiter".to_owned()));
         // The first renewal anchors leases before the lists ask for one.
         self.renew_when_due(now);
@@ -452,6 +452,10 @@ impl Device {
         message.options.renewal = renewal;
         message.options.worst_case_ms = worst_case_ms;
         self.send(&message);
+        if self.session.arbiter.is_some() {
+            // A renewal is a sign of life too.
+            self.session.next_heartbeat = Some(now + self.session.heartbeat_pause());
+        }
     }
 
     fn echo_reply(&mut self, now: Time, options: &Options) {

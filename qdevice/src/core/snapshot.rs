@@ -88,7 +88,7 @@ impl Device {
     pub fn snapshot(&self, now: Time) -> Option<Snapshot> {
         let host = self.host.as_ref()?;
         let lease = self.ballot.lease.filter(|lease| now < lease.expires);
-        let mut status = self.facts(now).status();
+        let mut status = self.status(self.facts(now));
         if let Some(lease) = lease {
             let remaining = lease.expires.since(now).as_millis();
             status.lease_remaining_ms = Some(u64::try_from(remaining).unwrap_or(u64::MAX));
@@ -103,7 +103,7 @@ impl Device {
             view: host.view.clone(),
             quorum: host.quorum.clone(),
             state: self.session.state(),
-            arbiter: self.arbiter().into_owned(),
+            arbiter: self.arbiter(),
             connected_at: self.session.connected_at,
             echoed_at: self.session.echoed_at,
             keeps_active_partition: self.session.keeps_active_partition,
@@ -116,6 +116,6 @@ impl Device {
 
     /// Why there is no vote, for people; empty if there is nothing to say.
     pub fn problem(&self) -> &str {
-        &self.problem
+        self.problem.as_deref().unwrap_or_default()
     }
 }

@@ -79,8 +79,8 @@ pub(super) struct Cluster {
     /// A client with a certificate for this cluster has joined.
     pub(super) proven: bool,
     processes: u64,
-    /// The last decision, so that only changes are logged.
-    logged: String,
+    /// The last decision that was logged and what it waited for, so that only changes are.
+    logged: (Option<Decision>, Option<Waiting>),
     /// Who is condemned and who is off (rule S7).
     pub(super) fencing: Fencing,
     /// When that may change by itself.
@@ -103,7 +103,7 @@ impl Cluster {
             seen: BTreeSet::new(),
             proven: false,
             processes: 0,
-            logged: String::new(),
+            logged: (None, None),
             fencing: Fencing::default(),
             fencing_due: None,
             decided: None,
@@ -330,23 +330,21 @@ impl Arbiter {
             }
         };
         let Some(cluster) = self.clusters.get_mut(name) else { return };
+        let wait = waiting.map(|(wait, _)| wait);
         cluster.waiting = waiting;
-        cluster.decided.clone_from(&decision);
-        if cluster.waiting.as_ref().is_some_and(|(wait, _)| wait.is_for_the_disk()) {
+        cluster.decided = decision;
+        let is_news = (&cluster.decided, &wait) != (&cluster.logged.0, &cluster.logged.1);
+        if wait.is_some_and(|wait| wait.is_for_the_disk()) || !is_news {
             // It is told once it is stored; a disk that fails is told by itself, and once.
             return;
         }
-        let text = match (&decision, &cluster.waiting) {
-            (None, _) => String::new(),
+        cluster.logged = (cluster.decided.clone(), wait);
+        let text = match (&cluster.decided, wait) {
+            (None, _) => return,
             (Some(decision), None) => format!("{decision}"),
-            (Some(decision), Some((wait, _))) => format!("{decision}; waits: {wait}"),
+            (Some(decision), Some(wait)) => format!("{decision}; waits: {wait}"),
         };
-        if text != cluster.logged {
-            cluster.logged.clone_from(&text);
-            if !text.is_empty() {
-                self.actions.push_back(Action::Decided { cluster: name.clone(), text });
-            }
-        }
+        self.actions.push_back(Action::Decided { cluster: name.clone(), text });
     }
 
     /// Gives the vote to a view, as far as that can be done now; returns what it waits for.
