@@ -394,13 +394,12 @@ impl World {
             self.other_hears(number, segment);
             return;
         }
-        let input = Input::Segment(number, segment.clone());
         if open && up {
-            self.input(Process::Arbiter, life, input);
+            self.input(Process::Arbiter, life, Input::Segment(number, segment));
             return;
         }
         if open {
-            self.client_input(number, input);
+            self.client_input(number, Input::Segment(number, segment));
             return;
         }
         if segment == Segment::Fin {

@@ -137,8 +137,9 @@ impl<M> Slot<M> {
             (self.alarm, self.steady_until) = (None, Time::NEVER);
             return;
         };
-        self.alarm = Some(served_at(now, seed, self.clock, local));
-        self.steady_until = self.clock.when(local);
+        let due = self.clock.when(local);
+        self.alarm = Some(due.max(now) + lateness(seed, local));
+        self.steady_until = due;
     }
 
     pub(crate) fn start(&mut self, machine: M, life: u64, clock: Clock) {
@@ -169,8 +170,11 @@ impl<M> Slot<M> {
 
 /// When a deadline of a clock is served: never early, and a little late.
 pub(super) fn served_at(now: Time, seed: u64, clock: Clock, local: Time) -> Time {
-    let late = hash(seed, 0x6c61, local.0) % 300;
-    clock.when(local).max(now) + Duration::from_micros(late)
+    clock.when(local).max(now) + lateness(seed, local)
+}
+
+fn lateness(seed: u64, local: Time) -> Duration {
+    Duration::from_micros(hash(seed, 0x6c61, local.0) % 300)
 }
 
 /// What becomes of something that comes to a process.
