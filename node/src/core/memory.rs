@@ -3,12 +3,13 @@
 //! An epoch is never given twice because it is above what voters of more than half of the votes
 //! have stored, and any two such sets share a voter (safety 27). So a node with an empty disk is no
 //! such voter: it has no vote until others that remember are so many that no QUORATE view can have
-//! been without all of them, or until the arbiter has told it how far epochs have come.
+//! been without all of them, or until the arbiter has told it how far epochs have come. Where there
+//! is no arbiter, all nodes together know what anybody still can.
 
 use protocol::cluster::Installed;
 use protocol::ids::{Epoch, ViewId};
 
-use super::quorum::Count;
+use super::quorum::{Ballot, Count};
 use super::{Action, Node, Time};
 
 /// An epoch of the device that is ahead by more than this is a lie; it is not followed, because an
@@ -16,8 +17,9 @@ use super::{Action, Node, Time};
 const EPOCH_JUMP_LIMIT: u64 = 1 << 40;
 
 /// A node that has only the arbiter's word goes on this far above it: more epochs than were given
-/// while the arbiter was not reached. The arbiter does the same after a reboot of its host, with a
-/// room that is larger, so that one that is restored from a backup stays above this.
+/// while the arbiter was not reached. So does one that has only the word of too few nodes, once
+/// nobody is left to ask. The arbiter does the same after a reboot of its host, with a room that is
+/// larger, so that one that is restored from a backup stays above this.
 const FORGOTTEN_EPOCHS: u64 = 1 << 16;
 
 impl Node {
@@ -78,18 +80,28 @@ impl Node {
         // What the arbiter has heard from the members of this very view is no news.
         let grant = ballot.next_device.or(ballot.device).map(|device| device.grant.epoch);
         let known = ballot.installed.epoch.max(self.arbiter_epoch).max(grant.unwrap_or_default());
-        if grant.is_some() || known > ballot.installed.epoch {
-            let with_device = peers.saturating_add(grant.map_or(0, |_| device));
-            let room = if enough(with_device) { 0 } else { FORGOTTEN_EPOCHS };
-            let above = Epoch(known.0.saturating_add(room));
-            self.want.forgotten = false;
-            self.raise_epoch(above);
-            // Its vote counts only in a view whose epoch all members know to be above that.
-            self.leave_current();
-            self.actions.push_back(Action::Decided(format!(
-                "this node's disk knew no epoch, the arbiter knows {known}: going on above {above}"
-            )));
+        let is_told = grant.is_some() || known > ballot.installed.epoch;
+        if !is_told && !self.nobody_is_left_to_ask(ballot) {
+            return;
         }
+        let with_device = peers.saturating_add(grant.map_or(0, |_| device));
+        let room = if enough(with_device) { 0 } else { FORGOTTEN_EPOCHS };
+        let above = Epoch(known.0.saturating_add(room));
+        self.want.forgotten = false;
+        self.raise_epoch(above);
+        // Its vote counts only in a view whose epoch all members know to be above that.
+        self.leave_current();
+        let who = if is_told { "the arbiter knows" } else { "all nodes together know" };
+        self.actions.push_back(Action::Decided(format!(
+            "this node's disk knew no epoch, {who} {known}: going on above {above}"
+        )));
+    }
+
+    /// There is no arbiter, and every configured node is in the view. Without this a cluster whose
+    /// disks were replaced at once, or that has grown to more than twice its size, would wait for
+    /// ever.
+    fn nobody_is_left_to_ask(&self, view: &Ballot) -> bool {
+        self.config.device_votes == 0 && self.outside(view).next().is_none()
     }
 
     /// No member remembers anything, and they are quorate by themselves: it is the cluster's first

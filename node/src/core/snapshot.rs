@@ -79,9 +79,13 @@ impl Node {
             return text;
         }
         if self.durable.forgotten {
-            let text = "this node's disk knew no epoch of the cluster: its vote waits for the \
-                        arbiter, or for more nodes that remember";
-            return text.to_owned();
+            let who = match self.config.device_votes {
+                0 => "more nodes that remember, or for all nodes to be together",
+                _ => "the arbiter, or for more nodes that remember",
+            };
+            return format!(
+                "this node's disk knew no epoch of the cluster: its vote waits for {who}"
+            );
         }
         let (total, quorum) = (self.total(now, ballot), self.config.quorum);
         let device = match &self.device_status {

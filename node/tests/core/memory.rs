@@ -107,6 +107,36 @@ fn a_lost_disk_costs_nothing_where_the_other_nodes_remember_enough() {
     world.until(1500, |w| !w.places[&1].disk.forgotten);
 }
 
+/// Or two that are new: the same to all who look at disks.
+#[test]
+fn without_an_arbiter_all_nodes_together_go_on_after_most_lost_their_disks() {
+    let mut base = config(3);
+    base.device_votes = 0;
+    base.quorum = 2;
+    let mut world = World::new(base);
+    world.run(3000);
+    let epoch = world.node(1).epoch();
+    world.kill(2);
+    world.kill(3);
+    world.run(2000);
+    // Nodes 1 and 3 may have been quorate without node 2, and 3 may have lost what it knew.
+    world.boot(2, Stored::default());
+    world.until(9000, |w| w.node(2).members() == [NodeId(1), NodeId(2)]);
+    world.run(5000);
+    for id in 1..=2 {
+        assert_eq!(world.state(id), QuorumState::Inquorate, "{id}");
+    }
+    let reason = world.node(2).status(world.now, "c").reason;
+    assert!(reason.contains("all nodes to be together"), "{reason}");
+
+    world.boot(3, Stored::default());
+    let quorate = |w: &World, id| w.state(id) == QuorumState::Quorate;
+    world.until(9000, |w| (1..=3).all(|id| quorate(w, id) && w.node(id).members().len() == 3));
+    // More epochs than the two can have been in without node 1.
+    assert!(world.node(1).view_epoch().0 > epoch.0 + 65_536);
+    world.until(1500, |w| (1..=3).all(|id| !w.places[&id].disk.forgotten));
+}
+
 /// The arbiter tells one of three nodes of its grant, which is quorate only with another one.
 #[test]
 fn a_granted_epoch_counts_once_voters_with_a_quorum_have_stored_it() {
