@@ -51,8 +51,9 @@ impl Clock {
     }
 }
 
-/// A number that depends on its arguments only: taking a fault out of a scenario does not change
-/// the chances of the rest, which is what makes shrinking work.
+/// A number that depends on its arguments only. Packets are numbered by their link, so a fault that
+/// is taken out of a scenario changes the delays and losses of other links only by what is sent
+/// there; the chances that a run counts through (`World::chance`) shift with it.
 pub(crate) fn hash(seed: u64, topic: u64, number: u64) -> u64 {
     let first = Rng::new(seed ^ topic.rotate_left(32)).next_u64();
     Rng::new(first ^ number).next_u64()

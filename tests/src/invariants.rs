@@ -71,7 +71,7 @@ pub struct Monitor {
     nodes: usize,
     /// Each node has one.
     device_votes: usize,
-    /// Votes that make quorum.
+    /// Votes that make quorum, in the generation that needs fewest.
     quorum: usize,
     whole_since: Option<Time>,
     expects: Vec<Watched>,
@@ -95,6 +95,15 @@ pub struct Monitor {
     pub cuts: u64,
 }
 
+fn quorum(scenario: &Scenario) -> usize {
+    let topology = &scenario.topology;
+    let now = usize::try_from(topology.quorum()).unwrap_or(usize::MAX);
+    let generations = topology.generations.iter();
+    let of = generations
+        .map(|generation| (generation.nodes.len() + usize::from(generation.device)) / 2 + 1);
+    of.fold(now, usize::min)
+}
+
 impl Monitor {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let expects = scenario.expect.iter().cloned();
@@ -103,7 +112,7 @@ impl Monitor {
         Self {
             nodes,
             device_votes: votes(scenario.topology.device_votes()),
-            quorum: votes(scenario.topology.quorum()),
+            quorum: quorum(scenario),
             expects: expects.map(|expect| Watched { expect, seen: false }).collect(),
             // corosync-qnetd remembers no epochs.
             amnesia: scenario.faults.iter().any(|timed| {

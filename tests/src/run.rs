@@ -84,18 +84,27 @@ pub fn run_in_full(scenario: &Scenario, sabotage: Option<Sabotage>) -> Outcome {
     drive_to_end(world, scenario)
 }
 
-fn drive_to_end(mut world: World, scenario: &Scenario) -> Outcome {
-    let result = catch_unwind(AssertUnwindSafe(|| drive(&mut world, scenario)));
-    let (violation, settled_in) = match result {
+/// What a run has broken, or how long it took to settle. A panic of a machine breaks S10.
+pub(crate) fn guarded<T>(
+    run: &mut T,
+    drive: impl FnOnce(&mut T) -> Result<Option<Duration>, Violation>,
+    now: impl FnOnce(&T) -> Time,
+) -> (Option<Violation>, Option<Duration>) {
+    match catch_unwind(AssertUnwindSafe(|| drive(run))) {
         Ok(Ok(settled_in)) => (None, settled_in),
         Ok(Err(violation)) => (Some(violation), None),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
             let text = text.unwrap_or_else(|| "a panic without words".to_owned());
-            (Some(Violation { rule: "S10", at: world.now(), text }), None)
+            (Some(Violation { rule: "S10", at: now(run), text }), None)
         }
-    };
+    }
+}
+
+fn drive_to_end(mut world: World, scenario: &Scenario) -> Outcome {
+    let (violation, settled_in) =
+        guarded(&mut world, |world| drive(world, scenario), |world| world.now());
     let failed = violation.is_some();
     Outcome {
         violation,

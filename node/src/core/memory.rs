@@ -7,7 +7,7 @@
 //! is no arbiter, all nodes together know what anybody still can.
 
 use protocol::cluster::Installed;
-use protocol::ids::{Epoch, ViewId};
+use protocol::ids::{Epoch, NodeId, ViewId};
 
 use super::quorum::{Ballot, Count};
 use super::{Action, Node, Time};
@@ -63,7 +63,9 @@ impl Node {
 
     /// A node that remembers nothing looks whether it knows enough again.
     pub(super) fn recall(&mut self, now: Time) {
-        if !self.want.forgotten {
+        // What it has accepted it has accepted as one that remembers nothing: its vote must not
+        // count in a view whose epoch was agreed without what it learns now.
+        if !self.want.forgotten || !self.agreement.is_idle() {
             return;
         }
         let Some(ballot) = self.current.as_ref().filter(|ballot| !ballot.left) else { return };
@@ -85,7 +87,12 @@ impl Node {
             return;
         }
         let with_device = peers.saturating_add(grant.map_or(0, |_| device));
-        let room = if enough(with_device) { 0 } else { FORGOTTEN_EPOCHS };
+        let room = match (enough(with_device), is_told) {
+            (true, _) => 0,
+            (false, true) => FORGOTTEN_EPOCHS,
+            // It may come to this again with the same memories, and must not get to the same epoch.
+            (false, false) => FORGOTTEN_EPOCHS + self.rng.below(FORGOTTEN_EPOCHS),
+        };
         let above = Epoch(known.0.saturating_add(room));
         self.want.forgotten = false;
         self.raise_epoch(above);
@@ -97,11 +104,20 @@ impl Node {
         )));
     }
 
-    /// There is no arbiter, and every configured node is in the view. Without this a cluster whose
-    /// disks were replaced at once, or that has grown to more than twice its size, would wait for
-    /// ever.
+    /// There is no arbiter, every configured node is in the view, and too few of them remember,
+    /// whoever has lent its vote yet. Without this a cluster whose disks were replaced at once, or
+    /// that has grown to more than twice its size, would wait for ever. An arbiter that the cluster
+    /// had until now is not asked any more: who takes the device away does so while disks are old.
     fn nobody_is_left_to_ask(&self, view: &Ballot) -> bool {
-        self.config.device_votes == 0 && self.outside(view).next().is_none()
+        let remembers = |node: &&NodeId| {
+            let beat = self.peers.get(node).and_then(|peer| peer.beat.as_ref());
+            beat.is_some_and(|beat| beat.highest_epoch > Epoch(0))
+        };
+        let members = view.installed.members.iter().filter(remembers);
+        let votes = members.map(|node| self.weight(*node)).fold(0, u32::saturating_add);
+        self.config.device_votes == 0
+            && self.outside(view).next().is_none()
+            && self.all_halves().saturating_sub(votes) >= self.need()
     }
 
     /// No member remembers anything, and they are quorate by themselves: it is the cluster's first

@@ -15,6 +15,7 @@ use protocol::ids::NodeId;
 use protocol::time::Time;
 use protocol::times;
 
+use crate::network::Site;
 use crate::sabotage::Sabotage;
 use crate::scenario::{End, Generation, Process};
 use crate::world::World;
@@ -89,6 +90,7 @@ impl World {
             if arbiter && !earlier {
                 self.models.lineage.recorded = number;
                 self.monitor.note(self.now, "arbiter", format_args!("records generation {number}"));
+                self.part_with_outdated();
             }
             for node in stored {
                 self.apply(node, number);
@@ -96,25 +98,38 @@ impl World {
         }
     }
 
-    /// The arbiter is reached by one of these nodes, and nobody else has its vote.
+    /// The arbiter is reached by one of these nodes, and nobody else can have its vote: it was last
+    /// given to none but them, whether they are connected or not.
     fn arbiter_is_of(&self, nodes: &BTreeSet<NodeId>) -> bool {
         let arbiter = &self.server.arbiter;
-        let Some(machine) = &arbiter.machine else { return false };
-        let local = arbiter.clock.at(self.now);
-        // After a start nobody is said to have it, and somebody may count it still (S3).
-        let bound = self.server.journal.last().and_then(|record| record.bound_ms);
-        let bound = bound.map_or(Duration::ZERO, Duration::from_millis);
-        if local < Time(0) + bound.max(times::SOLO_LEASE_HOLD) {
+        if arbiter.machine.is_none() {
             return false;
         }
-        let status = machine.status(local);
-        let holder = status.clusters.values().next().map(|cluster| cluster.holder.clone());
-        let theirs = holder.unwrap_or_default().iter().all(|node| nodes.contains(&NodeId(*node)));
-        theirs
+        let record = self.server.journal.last();
+        // After a start somebody may still count what was granted before that (S3).
+        let bound = record.and_then(|record| record.bound_ms);
+        let bound = bound.map_or(Duration::ZERO, Duration::from_millis);
+        if arbiter.clock.at(self.now) < Time(0) + bound.max(times::SOLO_LEASE_HOLD) {
+            return false;
+        }
+        record.is_none_or(|record| record.nodes.is_subset(nodes))
             && nodes.iter().any(|node| {
                 let node = End::Node(*node);
                 self.is_powered(node) && !self.network.is_cut(node, End::Arbiter)
             })
+    }
+
+    /// What nodes of an older generation have reported is worth nothing from now on.
+    fn part_with_outdated(&mut self) {
+        let streams = self.network.streams.iter();
+        let outdated = streams.filter(|(_, stream)| match stream.client {
+            Site::Node(node) => stream.server_open && self.is_outdated(node),
+            Site::Arbiter | Site::Gateway => false,
+        });
+        let outdated: Vec<u64> = outdated.map(|(number, _)| *number).collect();
+        for number in outdated {
+            self.arbiter_closed(number);
+        }
     }
 
     fn apply(&mut self, node: NodeId, generation: usize) {

@@ -463,7 +463,7 @@ impl World {
     }
 
     /// The arbiter is told that a stream is gone.
-    pub(super) fn arbiter_closed(&mut self, number: u64) {
+    pub(crate) fn arbiter_closed(&mut self, number: u64) {
         self.close_end(number, false);
         self.handle_arbiter(ArbiterEvent::Closed { client: Self::client_id(number) });
     }

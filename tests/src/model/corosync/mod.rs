@@ -23,7 +23,7 @@ use qnetd::core::{
 };
 
 use crate::invariants::{Monitor, Names, Reading, Violation, says};
-use crate::run::Outcome;
+use crate::run::{Outcome, guarded};
 use crate::sabotage::Sabotage;
 use crate::scenario::{Claim, Corosync, End, Expect, Fault, Process, Scenario};
 use crate::trace::Trace;
@@ -111,10 +111,7 @@ struct Stage<'a> {
 /// Runs a scenario of such a cluster.
 pub(crate) fn run(scenario: &Scenario, sabotage: Option<Sabotage>) -> Outcome {
     let mut stage = Stage::new(scenario, sabotage);
-    let (violation, settled_in) = match stage.drive() {
-        Ok(settled_in) => (None, settled_in),
-        Err(violation) => (Some(violation), None),
-    };
+    let (violation, settled_in) = guarded(&mut stage, |stage| stage.drive(), |stage| stage.now);
     Outcome {
         end: stage.now,
         steps: stage.steps,
