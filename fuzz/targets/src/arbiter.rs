@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::fence::{Answer, FRAME_ANSWER};
+use protocol::fence::{Answer, Ask, Call, FRAME_ANSWER, FRAME_CALL, IntentId, Refusal, Verdict};
 use protocol::ids::{ArbiterId, BootId, ClusterName, Epoch, GrantId, NodeId, RingId, ViewId};
 use protocol::qnet::{
     Deframer, Grant, Hello, HostKind, Message, MessageType, NodeInfo, NodeListType, Options,
@@ -25,8 +25,9 @@ const DUTIES_MAX: usize = 4096;
 const SEATS: usize = 6;
 
 /// Nothing that clients, the disk and the clock do makes the arbiter panic, spin, say what cannot
-/// be read, go back with an epoch, or give a lease while a silent node holds one of another view.
-/// Tape: settings, memory, then one thing after the other.
+/// be read, go back with an epoch, give a lease while a silent node holds one of another view,
+/// answer a call of somebody who is no gateway, or take a node for off of which no gateway has said
+/// so. Tape: settings, memory, then one thing after the other.
 pub fn arbiter(data: &[u8]) {
     let mut tape = Tape::new(data);
     let settings = settings(&mut tape);
@@ -137,6 +138,12 @@ struct World {
     records: BTreeMap<GrantId, GrantRecord>,
     writes: Vec<(Token, Stored)>,
     fencing: BTreeMap<ClusterName, FencingRecord>,
+    /// Whose certificate is a gateway's, and of which cluster.
+    gateways: BTreeMap<ClientId, ClusterName>,
+    /// The intent that the arbiter has named last.
+    intent: IntentId,
+    /// Of whom a gateway has ever said that they are off.
+    said_off: BTreeSet<(ClusterName, NodeId)>,
     epochs: BTreeMap<ClusterName, Epoch>,
 }
 
@@ -157,13 +164,24 @@ impl World {
             records: BTreeMap::new(),
             writes: Vec::new(),
             fencing: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            intent: IntentId::default(),
+            said_off: BTreeSet::new(),
             epochs: BTreeMap::new(),
         }
     }
 
     fn step(&mut self, tape: &mut Tape<'_>) {
         let at = tape.below(SEATS);
-        match tape.below(20) {
+        match tape.byte() {
+            240..=244 => self.join_gateway(at, tape),
+            245.. => self.call(at, tape),
+            choice => self.step_of(usize::from(choice) % 20, at, tape),
+        }
+    }
+
+    fn step_of(&mut self, choice: usize, at: usize, tape: &mut Tape<'_>) {
+        match choice {
             0 => self.connect(at),
             1 | 2 => self.join(at, tape),
             3..=5 => self.report(at, tape),
@@ -221,6 +239,26 @@ impl World {
         message.options.list_type = Some(NodeListType::InitialConfig);
         message.options.nodes = infos(&[1, 2, 3, 4][..=tape.below(4)]);
         self.say(at, &message);
+    }
+
+    /// From the connection to where a gateway may call.
+    fn join_gateway(&mut self, at: usize, tape: &mut Tape<'_>) {
+        self.connect(at);
+        let cluster = usize::from(tape.byte() >= 224);
+        (self.seats[at].cluster, self.seats[at].node) = (cluster, 0);
+        let cluster = ClusterName::from(words::CLUSTERS[cluster]);
+        let mut message = Message::new(MessageType::Preinit, Some(1));
+        message.options.cluster_name = Some(cluster.clone());
+        self.say(at, &message);
+        self.say(at, &Message::new(MessageType::StartTls, Some(2)));
+        self.secured(at, Some(Peer { cluster, node: None, gateway: true }));
+    }
+
+    /// Whoever calls, gateway or not: that is no word of a node, and gives up nothing.
+    fn call(&mut self, at: usize, tape: &mut Tape<'_>) {
+        let Some(client) = self.seats[at].client else { return };
+        let frame = words::call(tape, self.intent);
+        self.tell(Event::Received { client, frame });
     }
 
     /// A membership list of the first nodes, or of a few chosen ones.
@@ -287,6 +325,9 @@ impl World {
     fn secured(&mut self, at: usize, identity: Option<Peer>) {
         let Some(client) = self.seats[at].client else { return };
         self.noise(at);
+        if let Some(peer) = identity.as_ref().filter(|peer| peer.gateway) {
+            self.gateways.insert(client, peer.cluster.clone());
+        }
         self.tell(Event::Secured { client, identity });
     }
 
@@ -319,6 +360,11 @@ impl World {
                     self.journal.push(record);
                 }
                 Stored::Fencing(record) => {
+                    // Nothing on a node that is off counts anything (S2).
+                    self.leases.retain(|lease| {
+                        lease.cluster != record.cluster
+                            || record.off.iter().all(|off| off.node != lease.node)
+                    });
                     self.fencing.insert(record.cluster.clone(), record);
                 }
             }
@@ -367,6 +413,12 @@ impl World {
     }
 
     fn tell(&mut self, event: Event) {
+        if let Event::Received { client, frame } = &event
+            && let (FRAME_CALL, Some(cluster)) = (frame.kind, self.gateways.get(client))
+            && let Ok(Call { ask: Ask::Off { proof, .. }, .. }) = Call::decode(&frame.body)
+        {
+            self.said_off.insert((cluster.clone(), proof.node));
+        }
         self.arbiter.handle(self.now, event);
         self.perform();
     }
@@ -394,6 +446,10 @@ impl World {
                     self.writes.push((token, Stored::Grant(record)));
                 }
                 Action::PersistFencing { token, record } => {
+                    for off in &record.off {
+                        let is_said = self.said_off.contains(&(record.cluster.clone(), off.node));
+                        assert!(is_said, "no gateway has said that of {off:?}");
+                    }
                     self.writes.push((token, Stored::Fencing(record)));
                 }
                 Action::Decided { text, .. } => {
@@ -414,7 +470,8 @@ impl World {
             return;
         }
         if frame.kind == FRAME_ANSWER {
-            Answer::decode(&frame.body).unwrap_or_else(|error| panic!("{error}: {frame:?}"));
+            let answer = Answer::decode(&frame.body);
+            self.answered(client, answer.unwrap_or_else(|error| panic!("{error}: {frame:?}")));
             return;
         }
         let message = Message::decode(&frame);
@@ -430,6 +487,16 @@ impl World {
         if let Some(grant) = options.grant.filter(|grant| grant.id.arbiter == self.memory.arbiter) {
             self.seats[at].grant = Some(grant);
             self.granted(at, client, &grant);
+        }
+    }
+
+    fn answered(&mut self, client: ClientId, answer: Answer) {
+        let verdict = answer.verdict;
+        let refusal = Verdict::Refused(Refusal::NotAGateway);
+        assert!(self.gateways.contains_key(&client) || verdict == refusal, "{verdict:?}");
+        if let Verdict::Entitled(attestation) = verdict {
+            assert!(!attestation.holders.is_empty(), "nobody has the vote: {attestation:?}");
+            self.intent = attestation.intent;
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use protocol::fence::{Ask, Call, FRAME_CALL, How, Intent, IntentId, Nonce, Proof, TARGETS_MAX};
 use protocol::ids::{
     ArbiterId, BootId, ClusterName, Epoch, GrantId, InstanceId, NodeId, RingId, ViewId,
 };
@@ -232,4 +233,80 @@ pub(crate) fn grant(tape: &mut Tape<'_>) -> Grant {
 
 pub(crate) fn arbiter_hello(tape: &mut Tape<'_>) -> ArbiterHello {
     ArbiterHello { id: ArbiterId(u128::from(tape.number())), boot: tape.number32() }
+}
+
+/// A gateway's call as it could come from the wire: mostly one that means something, else one with
+/// a byte changed, cut or too many, or any bytes. `known` is an intent that the arbiter has named.
+pub(crate) fn call(tape: &mut Tape<'_>, known: IntentId) -> Frame {
+    let choice = tape.byte();
+    if choice >= 240 {
+        return Frame { kind: FRAME_CALL, body: tape.run().to_vec() };
+    }
+    let call = Call { nonce: Nonce(u128::from(tape.number())), ask: ask(tape, known) };
+    let mut body = call.encode().unwrap_or_default();
+    match choice {
+        0..=191 => {}
+        192..=215 => {
+            let at = tape.below(body.len().min(256));
+            let byte = tape.byte();
+            body.get_mut(at).into_iter().for_each(|old| *old = byte);
+        }
+        216..=231 => body.truncate(tape.below(body.len().min(256))),
+        232.. => body.extend(tape.run()),
+    }
+    Frame { kind: FRAME_CALL, body }
+}
+
+fn ask(tape: &mut Tape<'_>, known: IntentId) -> Ask {
+    match tape.below(8) {
+        0..=2 => Ask::Register(Intent {
+            requester: NodeId(tape.number32()),
+            epoch: tape.maybe(epoch),
+            targets: targets(tape),
+            deadline_ms: heartbeat(tape),
+        }),
+        3 => Ask::Attest(intent(tape, known)),
+        4..=6 => Ask::Off { intent: intent(tape, known), proof: proof(tape) },
+        _ => Ask::Release(intent(tape, known)),
+    }
+}
+
+fn intent(tape: &mut Tape<'_>, known: IntentId) -> IntentId {
+    if tape.byte() < 224 {
+        return known;
+    }
+    IntentId {
+        arbiter: ArbiterId(u128::from(tape.number())),
+        boot: tape.number32(),
+        serial: tape.number(),
+    }
+}
+
+/// Some of the first eight nodes, any few, or one more than may be named at once.
+fn targets(tape: &mut Tape<'_>) -> BTreeSet<NodeId> {
+    match tape.byte() {
+        0..=223 => {
+            let mask = tape.byte();
+            (1..=8).filter(|node| mask >> (node - 1) & 1 == 1).map(NodeId).collect()
+        }
+        224..=251 => node_set(tape),
+        252.. => (0..).map(NodeId).take(TARGETS_MAX + 1).collect(),
+    }
+}
+
+/// The boot is the one that a node of this number would have, none, or any.
+fn proof(tape: &mut Tape<'_>) -> Proof {
+    let node = NodeId(tape.number32());
+    let boot = match tape.byte() {
+        0..=159 => BootId(u128::from(node.0)),
+        160..=223 => BootId::default(),
+        224.. => BootId(u128::from(tape.number())),
+    };
+    let text = |tape: &mut Tape<'_>| String::from_utf8_lossy(tape.run()).into_owned();
+    let how = match tape.below(4) {
+        0 | 1 => How::ReadOff,
+        2 => How::Watchdog,
+        _ => How::Manual { by: text(tape), why: text(tape) },
+    };
+    Proof { node, boot, how, sent_ms: tape.number() }
 }
