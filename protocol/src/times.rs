@@ -46,7 +46,7 @@ pub const REPLICA_RECONNECT: Duration = Duration::from_secs(2);
 /// bound runs on.
 pub const CLIENT_SILENCE: Duration = LEASE_HOLD;
 /// A client between Init and its lists, or one that contradicts a newer report of a node in its
-/// list, makes the cluster unstable for at most this long (8.11).
+/// list, makes the cluster unstable for at most this long after it last said something new (8.11).
 pub const STABILITY_LIMIT: Duration = Duration::from_secs(3);
 
 /// W: the watchdog's timeout.
@@ -72,6 +72,13 @@ pub const DEVICE_SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// A device whose host has not been heard for this long no longer asks for renewals: its lease
 /// would be counted by nobody, or by a host that cannot be told of a loss.
 pub const HOST_SILENCE: Duration = PEER_LEASE;
+/// The lower limit of g, the guard of a stock client's bound ([`vote_hold_guard`]): a vote takes
+/// effect one token rotation late, measured as 0.56 s at the default heartbeat (safety 5).
+pub const VOTE_HOLD_GUARD_MIN: Duration = Duration::from_millis(500);
+/// g is at least this many percent of the heartbeat interval.
+pub const VOTE_HOLD_GUARD_PERCENT: u32 = 10;
+/// HB of a stock client is this many percent of T (wire 3.1).
+pub const STOCK_HEARTBEAT_PERCENT: u32 = 80;
 /// Of nodes that corosync runs on, the one that is cut off has found that out no later than this
 /// after the others: they lose the token within a rotation and its hold of each other, and a device
 /// of ours keeps a membership change open for a [`LEASE`].
@@ -82,3 +89,20 @@ pub const DRIFT_PERCENT: u32 = 10;
 /// How fast a clock can be slewed, in parts per million: chrony's default limit (chrony.conf(5)
 /// `maxslewrate`). The clock that is never slewed drifts by less than 200.
 pub const SLEW_PPM: u64 = 83_334;
+
+/// A for a lease of this length: the time for which the arbiter holds it after it gave it. Never
+/// rounded down (safety 12).
+pub fn lease_hold(lease: Duration) -> Duration {
+    lease * (100 + DRIFT_PERCENT) / 100
+}
+
+/// g for a stock client with this heartbeat interval (safety 5).
+pub fn vote_hold_guard(heartbeat: Duration) -> Duration {
+    (heartbeat * VOTE_HOLD_GUARD_PERCENT / 100).max(VOTE_HOLD_GUARD_MIN)
+}
+
+/// T as a stock client's heartbeat interval tells it, where nobody has moved either. Which
+/// intervals tell it is for the caller to know (safety 16).
+pub fn stock_device_timeout(heartbeat: Duration) -> Duration {
+    heartbeat * 100 / STOCK_HEARTBEAT_PERCENT
+}

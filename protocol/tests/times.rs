@@ -8,7 +8,8 @@ use protocol::times::{
     FENCE_DEADLINE, HEARTBEAT, HOST_SILENCE, LEASE, LEASE_HOLD, LONE_LEASE, LONE_LEASE_HOLD,
     PEER_LEASE, PEER_PROMISE, PEER_STALL, PET, READMISSION, RENEWAL, REPLICA_LEASE,
     REPLICA_RECONNECT, ROUND_TRIP, SLEW_PPM, SOLO_LEASE, SOLO_LEASE_HOLD, STABILITY_LIMIT,
-    STOP_BOUND, STOP_GRACE, STOP_PROOF, VIEW_AGREEMENT, WATCHDOG,
+    STOP_BOUND, STOP_GRACE, STOP_PROOF, VIEW_AGREEMENT, VOTE_HOLD_GUARD_MIN, WATCHDOG, lease_hold,
+    stock_device_timeout, vote_hold_guard,
 };
 
 /// Each lease, and how long the arbiter holds it.
@@ -68,6 +69,16 @@ mod leases {
         for (lease, hold) in LEASES {
             assert!(hold * 100 >= lease * (100 + DRIFT_PERCENT), "{lease:?}");
         }
+    }
+
+    #[test]
+    fn the_hold_of_any_lease_is_that_of_the_table() {
+        for (lease, hold) in LEASES {
+            assert_eq!(lease_hold(lease), hold, "{lease:?}");
+        }
+        // Nothing is rounded down.
+        let odd = Duration::from_millis(1003);
+        assert!(lease_hold(odd) * 100 >= odd * (100 + DRIFT_PERCENT));
     }
 
     #[test]
@@ -131,6 +142,12 @@ mod leases {
     }
 
     #[test]
+    fn a_member_that_comes_and_goes_leaves_its_views_standing_for_longer_than_they_are_awaited() {
+        // So no loop of honest views holds a decision up for ever: each begins the limit anew.
+        assert!(READMISSION > STABILITY_LIMIT);
+    }
+
+    #[test]
     fn a_device_stops_asking_before_its_lease_ends_if_its_host_is_silent() {
         assert!(HOST_SILENCE < LEASE);
     }
@@ -191,6 +208,45 @@ mod recovery {
 
 mod hosts {
     use super::*;
+
+    /// A token rotation, which a vote needs to take effect: measured on corosync 3.1.
+    const ROTATION: Duration = Duration::from_millis(560);
+
+    /// The default heartbeat interval of a stock client.
+    const STOCK_HEARTBEAT: Duration = Duration::from_secs(8);
+
+    #[test]
+    fn the_default_heartbeat_tells_the_default_device_timeout() {
+        assert_eq!(stock_device_timeout(STOCK_HEARTBEAT), DEVICE_TIMEOUT);
+    }
+
+    #[test]
+    fn the_guard_outlasts_a_token_rotation_and_is_half_a_second_at_least() {
+        assert!(vote_hold_guard(STOCK_HEARTBEAT) > ROTATION);
+        assert_eq!(vote_hold_guard(STOCK_HEARTBEAT), Duration::from_millis(800));
+        assert_eq!(vote_hold_guard(Duration::from_secs(1)), VOTE_HOLD_GUARD_MIN);
+    }
+
+    #[test]
+    fn a_stock_clients_timeout_is_five_quarters_of_its_heartbeat_so_a_hang_outlasts_a_cut() {
+        // Which is why a silent client is held for 2.25 heartbeats and the guard, not for two.
+        for heartbeat in [1, 8, 60].map(Duration::from_secs) {
+            let timeout = stock_device_timeout(heartbeat);
+            assert_eq!(timeout * 4, heartbeat * 5, "{heartbeat:?}");
+            assert!(heartbeat + timeout > heartbeat * 2, "{heartbeat:?}");
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_a_default_stock_client_are_those_of_the_table() {
+        let closed = stock_device_timeout(STOCK_HEARTBEAT) + vote_hold_guard(STOCK_HEARTBEAT);
+        let silent = STOCK_HEARTBEAT + closed;
+        assert_eq!(silent, Duration::from_millis(18_800));
+        assert_eq!(closed, Duration::from_millis(10_800));
+        assert_eq!(closed + DEVICE_SYNC_TIMEOUT, Duration::from_millis(40_800));
+        // The host of a survivor still waits for its device when the bound is over.
+        assert!(silent < DEVICE_SYNC_TIMEOUT);
+    }
 
     #[test]
     fn the_times_of_a_stock_host_are_those_of_corosync() {

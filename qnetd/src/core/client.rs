@@ -78,7 +78,8 @@ pub(super) struct Client {
     pub(super) vanished: BTreeMap<NodeId, Time>,
     /// The view's epoch as its members agreed it.
     pub(super) view_epoch: Epoch,
-    /// When the present configuration or view was reported, or Init done: for the stability limit.
+    /// When the present configuration or view was first reported, or Init done: for the stability
+    /// limit.
     pub(super) lists_since: Time,
     pub(super) membership_heuristics: Heuristics,
     pub(super) regular_heuristics: Heuristics,
@@ -188,8 +189,14 @@ impl Client {
         }
     }
 
-    /// Takes in the members of a view.
-    pub(super) fn hear_members(&mut self, now: Time, members: BTreeSet<NodeId>) {
+    /// Takes in a view and its members.
+    pub(super) fn hear_view(&mut self, now: Time, view: ViewId, members: BTreeSet<NodeId>) {
+        // Only what is new may be news to the others too: a client that says the same again holds
+        // nobody up for longer (8.11).
+        if self.view != view || self.members != members {
+            self.lists_since = now;
+        }
+        self.view = view;
         self.vanished
             .retain(|node, since| !members.contains(node) && now < *since + times::HOST_CHANGE);
         for node in self.members.difference(&members) {
@@ -265,7 +272,7 @@ impl Client {
         if self.is_own() {
             times::CLIENT_SILENCE
         } else {
-            self.heartbeat + (self.heartbeat / 10).max(Duration::from_millis(500))
+            self.heartbeat + times::vote_hold_guard(self.heartbeat)
         }
     }
 

@@ -11,7 +11,7 @@
 //! | silent since m | m + max(2·HB, HB + T) + g | m + 2·HB + T + g | m + HB + T + S + g |
 //! | closed at k | k + T + g | k + T + g | k + T + S + g |
 //!
-//! g covers the token rotation that a vote needs to take effect: 10 % of HB, at least 500 ms.
+//! g ([`times::vote_hold_guard`]) covers the token rotation that a vote needs to take effect.
 
 use std::fmt;
 use std::time::Duration;
@@ -99,7 +99,8 @@ impl Rule {
             Algorithm::Lms | Algorithm::TwoNodeLms => !said.lms_without_wait_for_all,
             Algorithm::Ffsplit | Algorithm::Test => false,
         };
-        let derived = heartbeat_tells(settings, heartbeat).then(|| heartbeat * 5 / 4);
+        let derived =
+            heartbeat_tells(settings, heartbeat).then(|| times::stock_device_timeout(heartbeat));
         Self {
             mode: said.vote_hold.unwrap_or(settings.vote_hold),
             heartbeat,
@@ -109,10 +110,6 @@ impl Rule {
             endless: keeps,
             dead_after: heartbeat * settings.dpd_percent / 100,
         }
-    }
-
-    fn guard(&self) -> Duration {
-        (self.heartbeat / 10).max(Duration::from_millis(500))
     }
 
     /// How long it may count the vote after its last message, or after its connection was closed
@@ -135,7 +132,7 @@ impl Rule {
                 (heartbeat * 2 + device_timeout).max(heartbeat + device_timeout + sync)
             }
         };
-        Some(bound + self.guard())
+        Some(bound + times::vote_hold_guard(heartbeat))
     }
 
     /// How long it may count the vote after its last message, whatever happens unseen: for the
@@ -278,8 +275,13 @@ impl Trace {
         if self.until() == Time::NEVER {
             return Counting::Endless(self.rule.endless_reason());
         }
-        let (closed, ring_change) = (self.closed, self.ring_change());
-        Counting::Lost { closed, ring_change, mode: self.rule.mode }
+        let mode = self.rule.mode;
+        // Where no time depends on it, it is no difference.
+        let ring_change = match mode {
+            VoteHold::DoubleFault => self.ring_change(),
+            VoteHold::SingleFault | VoteHold::Off => false,
+        };
+        Counting::Lost { closed: self.closed, ring_change, mode }
     }
 }
 

@@ -172,9 +172,9 @@ impl Terms {
         Self { grant, view, lease_ms, bound_ms }
     }
 
-    /// For how long a lease is held after it was given: clocks may differ by a tenth.
+    /// For how long a lease is held after it was given.
     fn hold(self) -> Duration {
-        Duration::from_millis(u64::from(self.lease_ms) * 11 / 10)
+        times::lease_hold(Duration::from_millis(u64::from(self.lease_ms)))
     }
 }
 

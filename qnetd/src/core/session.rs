@@ -666,10 +666,8 @@ impl Arbiter {
         let members = options.nodes.iter().map(|info| info.node).collect();
         check_membership_list(algorithm, node, &members)?;
         let nonce = options.view_note.map_or(0, |note| note.nonce);
-        client.view = ViewId { ring, nonce };
-        client.hear_members(now, members.clone());
+        client.hear_view(now, ViewId { ring, nonce }, members.clone());
         client.sync_open = true;
-        client.lists_since = now;
         client.renewed = now;
         // The client waits for a vote of this ring, whatever it was told for another (2.4); and a
         // confirmation that has not been used is void (safety 6).

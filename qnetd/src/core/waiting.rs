@@ -43,7 +43,7 @@ pub enum Counting {
     Lost {
         /// Its connection is closed.
         closed: bool,
-        /// In the middle of a membership change.
+        /// In the middle of a membership change; only said where the rule asks for it.
         ring_change: bool,
         /// The rule for such clients.
         mode: VoteHold,

@@ -1,12 +1,15 @@
 //! Rule S2b: how long a stock client is held to count the vote. Every bound is looked at on both
 //! sides of its moment: a millisecond before it nothing has moved, at it the vote has.
 
+use std::time::Duration;
+
 use protocol::ids::{BootId, RingId};
 use protocol::qnet::{Message, MessageType};
+use protocol::times;
 use protocol::vote::{Heuristics, Vote};
 use qnetd::core::{ClusterSettings, Settings, VoteHold};
 
-use crate::driver::{Done, Driver, votes};
+use crate::driver::{Done, Driver, Own, pair as own_pair, votes};
 use crate::stock_client::{Stock, cluster_settings, pair, pair_of, settings, split, winners};
 
 const FFSPLIT: u16 = 1;
@@ -564,4 +567,54 @@ fn status_says_what_the_vote_waits_for_and_for_how_long() {
     let warning = &status.warnings[0];
     assert!(warning.contains("18.8 s") && warning.contains("10.8 s"), "{warning}");
     assert!(warning.contains("double-fault covers them"), "{warning}");
+}
+
+#[test]
+fn what_is_waited_for_is_said_once_where_a_ring_change_makes_no_difference() {
+    for (vote_hold, lines) in [(VoteHold::SingleFault, 1), (VoteHold::DoubleFault, 2)] {
+        let mut driver = Driver::new(settings(vote_hold));
+        let (mut one, mut two) = split(&mut driver);
+        driver.pass(1000);
+        one.echo(&mut driver);
+        driver.log.clear();
+        driver.close(1);
+        // The ring of before, without node 1: for the bound of node 1, that is a ring change.
+        two.report(&mut driver, 5, &[2]);
+        driver.pass(1000);
+        let said = driver.log.iter().filter(|text| text.contains("its connection is closed"));
+        assert_eq!(said.count(), lines, "{vote_hold}: {:?}", driver.log);
+    }
+}
+
+/// Node 1 of ours was heard for the last time just now; the vote moves after exactly this hold.
+#[track_caller]
+fn moves_after_the_hold(driver: &mut Driver, two: &mut Own, hold: Duration) {
+    let whole = u64::try_from(hold.as_millis()).unwrap();
+    let renewed = whole / 250 * 250 - 250;
+    let mut done = driver.pass_renewing(renewed, &mut [two]);
+    done.extend(driver.pass(whole - renewed - 1));
+    assert!(!votes(&done).contains(&(2, Vote::Ack)), "too early: {done:?}");
+    let done = driver.pass(1);
+    assert!(votes(&done).contains(&(2, Vote::Ack)), "too late: {:?}", waiting(driver));
+}
+
+#[test]
+fn a_short_lease_is_held_for_exactly_the_named_time() {
+    let mut driver = Driver::new(Settings::default());
+    let (mut one, mut two) = own_pair(&mut driver);
+    driver.pass_renewing(1000, &mut [&mut one, &mut two]);
+    two.report(&mut driver, 5, &[2]);
+    moves_after_the_hold(&mut driver, &mut two, times::LEASE_HOLD);
+}
+
+#[test]
+fn a_solo_lease_is_held_for_exactly_the_named_time() {
+    let mut driver = Driver::new(Settings::default());
+    let (mut one, mut two) = own_pair(&mut driver);
+    one.report(&mut driver, 5, &[1]);
+    let done = two.report(&mut driver, 5, &[2]);
+    let done = two.confirm(&mut driver, &done);
+    one.confirm(&mut driver, &done);
+    driver.pass_renewing(1000, &mut [&mut one, &mut two]);
+    moves_after_the_hold(&mut driver, &mut two, times::SOLO_LEASE_HOLD);
 }

@@ -13,6 +13,7 @@ mod hold_walk;
 mod leases;
 mod limits;
 mod restart;
+mod stability;
 mod stock;
 mod stock_client;
 mod unaware;

@@ -199,9 +199,13 @@ impl Pair {
     }
 
     pub(super) fn hear_membership(&mut self, now: Time, options: &Options) {
-        self.members = options.nodes.iter().map(|info| info.node).collect();
-        self.view = ViewId { ring: options.ring.unwrap_or_default(), nonce: 0 };
-        self.lists_since = now;
+        let members = options.nodes.iter().map(|info| info.node).collect();
+        let view = ViewId { ring: options.ring.unwrap_or_default(), nonce: 0 };
+        // A list that is said again is no report.
+        if (&self.members, self.view) != (&members, view) {
+            self.lists_since = now;
+        }
+        (self.members, self.view) = (members, view);
         self.hear_heuristics(options.heuristics.unwrap_or_default());
         // The client waits for a vote of this ring (wire 2.4).
         self.stock.vote = Answer::Wait;
