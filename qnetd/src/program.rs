@@ -67,11 +67,12 @@ impl Manners {
 
 /// The daemon, called as `program` with the arguments after that name (after the word `qnetd` in
 /// `haguard qnetd`). `log` starts the log; it is called once, after the fork where there is one,
-/// with the options, which say whether standard error is still there (`foreground`).
+/// with the options, which say whether standard error is still there (`foreground`). What it
+/// returns is dropped before the last words to standard error, which come behind the log.
 ///
 /// Exit codes: 0 after a stop that was asked for, 1 for any failure to start. For `-h`, `-v` and
 /// wrong arguments 1 as well under the stock name (wire 3.2), under any other 0, 0 and 2.
-pub fn main_qnetd(program: &str, args: &[String], log: impl FnOnce(&Options)) -> ExitCode {
+pub fn main_qnetd<G>(program: &str, args: &[String], log: impl FnOnce(&Options) -> G) -> ExitCode {
     let manners = Manners::of(program);
     let mut options = match config::parse(args, manners.places()) {
         Ok(Invocation::Run(options)) => *options,
@@ -128,7 +129,7 @@ fn usage(program: &str, manners: Manners) -> String {
 
 /// What can be told on standard error is told before the fork: the stock daemon forks first, and
 /// ends with 0 whatever then goes wrong.
-fn start(options: Options, log: impl FnOnce(&Options)) -> anyhow::Result<ExitCode> {
+fn start<G>(options: Options, log: impl FnOnce(&Options) -> G) -> anyhow::Result<ExitCode> {
     let options = read_file(options)?;
     let plan = Plan::of(&options);
     match &plan {
@@ -138,7 +139,7 @@ fn start(options: Options, log: impl FnOnce(&Options)) -> anyhow::Result<ExitCod
     if !options.foreground {
         nix::unistd::daemon(true, false).context("cannot go into the background")?;
     }
-    log(&options);
+    let _log = log(&options);
     let is_heard = options.foreground;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.context("cannot start the runtime")?.block_on(async {

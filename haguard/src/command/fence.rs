@@ -225,7 +225,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn gateway(flags: &Gateway) -> Result<ExitCode> {
-    logging::start(flags.debug);
+    let log = logging::start(flags.debug);
     let mut options = fence::daemon::Options {
         state_dir: flags.state_dir.clone(),
         run_dir: flags.run_dir.clone(),
@@ -245,7 +245,9 @@ fn gateway(flags: &Gateway) -> Result<ExitCode> {
         options.arbiter = Some(arbiter.ok_or_else(wrong)?);
     }
     if flags.check {
-        for warning in fence::daemon::check(&options)? {
+        let warnings = fence::daemon::check(&options)?;
+        drop(log);
+        for warning in warnings {
             complain(&format!("haguard fence gateway: {warning}"));
         }
         say("everything that a start needs is there");

@@ -57,7 +57,7 @@ fn listen(text: &str) -> Result<(u8, SocketAddr), String> {
 /// # Errors
 /// One line: what keeps it from starting, where, and what to do.
 pub fn run(flags: Flags) -> Result<()> {
-    logging::start(flags.debug);
+    let _log = logging::start(flags.debug);
     let options = options(flags)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(node::daemon::run(options))

@@ -48,12 +48,12 @@ pub fn run(program: &str, args: &[String], places: Places) -> ExitCode {
 
 fn start(program: &str, options: Options) -> anyhow::Result<()> {
     if options.foreground {
-        logging::start(options.debug);
+        let _log = logging::start(options.debug);
         return qdevice::run_blocking(options);
     }
     // Before anything has made a thread: it forks.
     nix::unistd::daemon(true, false).context("cannot go into the background")?;
-    logging::start_in_background(program, options.debug);
+    let _log = logging::start_in_background(program, options.debug);
     qdevice::run_blocking(options).inspect_err(|error| tracing::error!("{error:#}"))
 }
 

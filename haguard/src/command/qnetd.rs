@@ -8,9 +8,9 @@ use crate::logging;
 pub fn run(program: &str, args: &[String]) -> ExitCode {
     qnetd::main_qnetd(program, args, |options| {
         if options.foreground {
-            logging::start(options.debug);
+            logging::start(options.debug)
         } else {
-            logging::start_in_background(program, options.debug);
+            logging::start_in_background(program, options.debug)
         }
     })
 }

@@ -7,12 +7,15 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::mark::{self, Mark};
 use host::clock;
 
 /// Lines that wait for a log that does not take them; more are dropped.
 const LINES_LIMIT: usize = 256;
+/// How long the keeper's end waits for a log that does not take them.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 
 enum Job {
     Store { number: u64, mark: Mark },
@@ -103,21 +106,24 @@ impl Disk {
 /// The thread that writes log lines.
 pub(super) struct Log {
     lines: Option<SyncSender<String>>,
-    thread: Option<JoinHandle<()>>,
+    /// Is closed when the thread has ended.
+    ended: Receiver<()>,
 }
 
 impl Log {
     /// Starts the thread; lines go to `out`, each with the seconds since boot.
     pub(super) fn start(mut out: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, inbox) = mpsc::sync_channel::<String>(LINES_LIMIT);
+        let (end, ended) = mpsc::sync_channel::<()>(0);
         let work = move || {
+            let _end = end;
             for line in inbox {
                 // Where a log line cannot be written there is nobody to tell.
                 let _ = out.write_all(line.as_bytes());
             }
         };
-        let thread = thread::Builder::new().name("keeper-log".to_owned()).spawn(work)?;
-        Ok(Self { lines: Some(lines), thread: Some(thread) })
+        thread::Builder::new().name("keeper-log".to_owned()).spawn(work)?;
+        Ok(Self { lines: Some(lines), ended })
     }
 
     pub(super) fn line(&self, text: &str) {
@@ -128,11 +134,42 @@ impl Log {
         }
     }
 
-    /// Waits until everything is written.
+    /// Waits until everything is written; not for long, where nobody reads it.
     pub(super) fn finish(&mut self) {
         self.lines = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let _ = self.ended.recv_timeout(FINISH_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log whose every write waits for a word.
+    struct Stuck(Receiver<()>, SyncSender<Vec<u8>>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.to_vec());
+            Ok(bytes.len())
         }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+        let ((open, gate), (written, lines)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+        let mut log = Log::start(Stuck(gate, written)).unwrap();
+        log.line("the end");
+        // It returns, though nothing is written; that comes once somebody reads.
+        log.finish();
+        assert!(lines.try_recv().is_err());
+        open.send(()).unwrap();
+        let line = lines.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(String::from_utf8(line).unwrap().ends_with("] the end\n"));
     }
 }
