@@ -65,15 +65,21 @@ fn check_log(bench: &Bench) {
 }
 
 /// A registration was asked again because its answer was lost with the session. If the second is
-/// refused, nobody knows of the first; the arbiter lets that lapse.
+/// refused, nobody knows of the first; the arbiter lets that lapse. A yes of a session that is over
+/// may still be seen to come; who has heard it goes on with something else.
 fn asked_twice(bench: &Bench, requester: NodeId) -> bool {
     let mut out = None;
     bench.log.iter().any(|(_, fact)| match fact {
         Fact::Asked(nonce, Ask::Register(intent)) if intent.requester == requester => {
             out.replace(*nonce).is_some()
         }
+        Fact::Asked(_, Ask::Attest(_) | Ask::Off { .. } | Ask::Release(_)) => {
+            out = None;
+            false
+        }
         Fact::Answered(answer) => {
-            out.take_if(|nonce| *nonce == answer.nonce);
+            let is_yes = matches!(answer.verdict, Verdict::Entitled(_));
+            out.take_if(|nonce| *nonce == answer.nonce && !is_yes);
             false
         }
         Fact::Asked(..)
@@ -203,4 +209,14 @@ proptest! {
             prop_assert!(!matches!(outcome, How::Watchdog));
         }
     }
+}
+
+/// An answer under way when the session ends, and another holder when the next one begins.
+#[test]
+fn a_registration_that_was_lost_with_its_session_is_known_as_such() {
+    let steps = [[(0, 6); 5].as_slice(), &[(0, 20), (0, 6), (0, 0), (0, 6), (69, 15), (69, 19)]];
+    let bench = run(4_372_433_599_984_066_665, &steps.concat());
+    check_log(&bench);
+    let (_, intent) = bench.arbiter.intent.as_ref().expect("the lost one is left open");
+    assert!(asked_twice(&bench, intent.requester));
 }
