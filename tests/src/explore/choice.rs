@@ -177,7 +177,7 @@ fn host_said(said: &FromHost, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Choice {
     /// Everything that is not held up comes, and time passes, until something of note has
-    /// happened, or for a second.
+    /// happened, or for a dozen seconds.
     Run,
     /// The head of a queue comes.
     Deliver(Channel),

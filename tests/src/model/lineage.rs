@@ -27,6 +27,9 @@ pub(crate) struct Lineage {
     stored: BTreeMap<usize, BTreeSet<NodeId>>,
     /// The newest one that the arbiter has recorded; 0 is the first one, too.
     recorded: usize,
+    /// Who was last seen to have the arbiter's vote, and until when they may count it (S3).
+    holders: BTreeSet<NodeId>,
+    held_until: Time,
 }
 
 impl Generation {
@@ -68,6 +71,7 @@ impl World {
     /// Records and applies what enough have stored.
     pub(crate) fn lineage_looks(&mut self) {
         self.no_outdated_quorum();
+        self.note_holders();
         let waiting: Vec<usize> = self.models.lineage.stored.keys().copied().collect();
         for number in waiting {
             let stored = self.models.lineage.stored.get(&number).cloned().unwrap_or_default();
@@ -98,21 +102,34 @@ impl World {
         }
     }
 
-    /// The arbiter is reached by one of these nodes, and nobody else can have its vote: it was last
-    /// given to none but them, whether they are connected or not.
-    fn arbiter_is_of(&self, nodes: &BTreeSet<NodeId>) -> bool {
+    /// Remembers who has the vote: the arbiter's own word for that ends with a connection, and a
+    /// lease does not.
+    fn note_holders(&mut self) {
         let arbiter = &self.server.arbiter;
-        if arbiter.machine.is_none() {
-            return false;
-        }
-        let record = self.server.journal.last();
-        // After a start somebody may still count what was granted before that (S3).
-        let bound = record.and_then(|record| record.bound_ms);
+        let Some(machine) = &arbiter.machine else { return };
+        let status = machine.status(arbiter.clock.at(self.now));
+        let Some(cluster) = status.clusters.values().next().filter(|c| !c.holder.is_empty()) else {
+            return;
+        };
+        let bound = self.server.journal.last().and_then(|record| record.bound_ms);
+        let bound = bound.map_or(times::SOLO_LEASE_HOLD, Duration::from_millis);
+        let lineage = &mut self.models.lineage;
+        lineage.holders = cluster.holder.iter().map(|node| NodeId(*node)).collect();
+        lineage.held_until = self.now + bound * 2;
+    }
+
+    /// The arbiter is reached by one of these nodes, and nobody else can have its vote.
+    fn arbiter_is_of(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        let (arbiter, lineage) = (&self.server.arbiter, &self.models.lineage);
+        // After a start nobody is said to have it, and somebody may count it still (S3).
+        let bound = self.server.journal.last().and_then(|record| record.bound_ms);
         let bound = bound.map_or(Duration::ZERO, Duration::from_millis);
-        if arbiter.clock.at(self.now) < Time(0) + bound.max(times::SOLO_LEASE_HOLD) {
+        let start = Time(0) + bound.max(times::SOLO_LEASE_HOLD);
+        if arbiter.machine.is_none() || arbiter.clock.at(self.now) < start {
             return false;
         }
-        record.is_none_or(|record| record.nodes.is_subset(nodes))
+        let theirs = lineage.holders.is_subset(nodes) || lineage.held_until < self.now;
+        theirs
             && nodes.iter().any(|node| {
                 let node = End::Node(*node);
                 self.is_powered(node) && !self.network.is_cut(node, End::Arbiter)

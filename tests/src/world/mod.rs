@@ -34,9 +34,9 @@ use queue::Queue;
 /// The cluster's name, everywhere.
 pub(crate) const CLUSTER: &str = "simulated";
 
-/// The invariants are looked at this often when nothing happens.
 /// What the wall clock shows at the beginning, in seconds since 1970.
 const START_S: u64 = 1_800_000_000;
+/// The invariants are looked at this often when nothing happens.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Something that is going to happen.

@@ -109,7 +109,7 @@ impl Plan {
 pub enum What {
     /// A cluster of so many nodes of ours.
     Nodes(u32),
-    /// Two nodes with a fence gateway, which is a model.
+    /// Two nodes with a fencing gateway.
     Gateway,
     /// Two nodes that become three, with a model of what the arbiter records of it.
     Configuration,
