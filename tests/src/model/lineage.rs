@@ -30,6 +30,8 @@ pub(crate) struct Lineage {
     /// Who was last seen to have the arbiter's vote, and until when they may count it (S3).
     holders: BTreeSet<NodeId>,
     held_until: Time,
+    /// How many grants the arbiter had stored when that was looked at.
+    grants: usize,
 }
 
 impl Generation {
@@ -108,14 +110,14 @@ impl World {
         let arbiter = &self.server.arbiter;
         let Some(machine) = &arbiter.machine else { return };
         let status = machine.status(arbiter.clock.at(self.now));
-        let Some(cluster) = status.clusters.values().next().filter(|c| !c.holder.is_empty()) else {
-            return;
-        };
-        let bound = self.server.journal.last().and_then(|record| record.bound_ms);
-        let bound = bound.map_or(times::SOLO_LEASE_HOLD, Duration::from_millis);
-        let lineage = &mut self.models.lineage;
-        lineage.holders = cluster.holder.iter().map(|node| NodeId(*node)).collect();
-        lineage.held_until = self.now + bound * 2;
+        let (lineage, grants) = (&mut self.models.lineage, &self.server.journal);
+        let stands = status.clusters.values().any(|cluster| !cluster.holder.is_empty());
+        let is_new = std::mem::replace(&mut lineage.grants, grants.len()) < grants.len();
+        if let Some(record) = grants.last().filter(|_| stands || is_new) {
+            let bound = record.bound_ms.map_or(times::SOLO_LEASE_HOLD, Duration::from_millis);
+            lineage.holders.clone_from(&record.nodes);
+            lineage.held_until = self.now + bound * 2;
+        }
     }
 
     /// The arbiter is reached by one of these nodes, and nobody else can have its vote.
